@@ -1,0 +1,56 @@
+"""Structured logs: one event a line, with what the context has bound (request, user, job and adapter ids)."""
+
+import logging
+from typing import Any
+
+import structlog
+
+
+def logging_config(log_format: str, level: str) -> dict[str, Any]:
+    """Configure structlog, and return Django's LOGGING, which gives the standard library's loggers the same form.
+
+    `log_format` is "json" or "console". Celery keeps this configuration: `worker_hijack_root_logger` is off.
+    """
+    about: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *about,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    logging.captureWarnings(True)
+    render: list[structlog.types.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        if log_format == "json"
+        else [structlog.dev.ConsoleRenderer(colors=False)]
+    )
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "structured": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "foreign_pre_chain": about,
+                "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            }
+        },
+        "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "structured"}},
+        "root": {"handlers": ["console"], "level": level},
+        "loggers": {
+            "django": {"handlers": [], "propagate": True},
+            "uvicorn": {"handlers": [], "propagate": True},
+            # Requests, refusals and failures are told by django_structlog's middleware.
+            "uvicorn.access": {"handlers": [], "propagate": False},
+            "django.request": {"level": "CRITICAL"},
+        },
+    }

@@ -1,0 +1,163 @@
+"""What became of jobs, as OpenAI's clients read it."""
+
+import asyncio
+import base64
+import struct
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import Any
+
+from apps.inference.errors import JobFailed
+from apps.jobs import streams
+from apps.jobs.models import Job, State
+from apps.jobs.streams import Ended, Entry, KeepAlive
+
+# --- chat ---
+
+
+async def chat_completion(jobs: list[Job], model: str) -> dict[str, Any]:
+    """The answer, once all its choices have ended; raises `JobFailed`."""
+    ended = await asyncio.gather(*(_succeeded(job) for job in jobs))
+    return {
+        **_head(ended[0], model, "chat.completion"),
+        "choices": [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": job.result["text"], "refusal": None},
+                "logprobs": _logprobs(job.result["logprobs"]) if "logprobs" in job.result else None,
+                "finish_reason": job.result["finish_reason"],
+            }
+            for index, job in enumerate(ended)
+        ],
+        "usage": _usage(ended),
+    }
+
+
+async def chat_chunks(jobs: list[Job], model: str, include_usage: bool) -> AsyncGenerator[str, None]:
+    """The answer as server-sent events: for each choice its role, its text as it comes and why it ended, then `[DONE]`.
+
+    Raises `JobFailed` when the first thing that happens is a failure; a later one becomes the last event.
+    """
+    head = {**_head(jobs[0], model, "chat.completion.chunk"), **({"usage": None} if include_usage else {})}
+    shown = [0] * len(jobs)  # log-probabilities of each choice
+    ended = list(jobs)
+    begun = False
+
+    def chunk(index: int, delta: dict[str, str], logprobs: Any = None, finish_reason: str | None = None) -> str:
+        shown[index] += len(logprobs or ())
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": _logprobs(logprobs) if logprobs else None,
+            "finish_reason": finish_reason,
+        }
+        return streams.sse({**head, "choices": [choice]})
+
+    async with aclosing(_merged(jobs)) as events:
+        async for index, event in events:
+            failed = isinstance(event, Ended) and event.job.state != State.SUCCEEDED
+            if not begun and not failed:
+                begun = True
+                for i in range(len(jobs)):
+                    yield chunk(i, {"role": "assistant", "content": ""})
+            match event:
+                case Entry():
+                    yield chunk(index, {"content": event.text}, event.logprobs)
+                case KeepAlive():
+                    yield ": keep-alive\n\n"
+                case Ended(job) if not failed:
+                    ended[index] = job
+                    rest = job.result.get("logprobs", [])[shown[index] :]  # of text that came from the row
+                    yield chunk(index, {}, rest, job.result["finish_reason"])
+                case Ended(job) if begun:
+                    yield streams.sse(JobFailed(job).body)
+                    return
+                case Ended(job):
+                    raise JobFailed(job)
+    if include_usage:
+        yield streams.sse({**head, "choices": [], "usage": _usage(ended)})
+    yield streams.sse("[DONE]")
+
+
+async def _merged(jobs: list[Job]) -> AsyncGenerator[tuple[int, Entry | KeepAlive | Ended], None]:
+    """What happens to each of the jobs, with its index, as it happens."""
+    followers = [streams.follow(job) for job in jobs]
+    awaited = {asyncio.ensure_future(anext(follower)): i for i, follower in enumerate(followers)}
+    try:
+        while awaited:
+            done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                index, event = awaited.pop(task), task.result()
+                if not isinstance(event, Ended):
+                    awaited[asyncio.ensure_future(anext(followers[index]))] = index
+                yield index, event
+    finally:
+        for task in awaited:
+            task.cancel()
+
+
+def _head(job: Job, model: str, kind: str) -> dict[str, Any]:
+    """What all parts of an answer have in common. The fingerprint is null until a worker has told the digest."""
+    digest = (job.result or {}).get("model_digest")
+    return {
+        "id": f"chatcmpl-{job.id.hex}",
+        "object": kind,
+        "created": int(job.created_at.timestamp()),
+        "model": model,
+        "system_fingerprint": f"fp_{digest[:12]}" if digest else None,
+    }
+
+
+def _usage(jobs: Iterable[Job]) -> dict[str, int]:
+    """The prompt counts once, however many choices it got."""
+    usages = [job.result["usage"] for job in jobs]
+    prompt, completion = usages[0]["prompt_tokens"], sum(usage["completion_tokens"] for usage in usages)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _logprobs(tokens: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """From `TokenLogprob`s as plain data."""
+    content = [
+        {
+            **_logprob(token["text"], token["logprob"]),
+            "top_logprobs": [_logprob(text, logprob) for _, text, logprob in token["top"]],
+        }
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _logprob(text: str, logprob: float) -> dict[str, Any]:
+    """`bytes` is null for a token that is not whole characters."""
+    return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}
+
+
+# --- embeddings ---
+
+
+async def embedding_list(job: Job, model: str, encoding: str) -> dict[str, Any]:
+    """The vectors as lists of numbers, or as little-endian float32 in base64; raises `JobFailed`."""
+    job = await _succeeded(job)
+    vectors = job.result["vectors"]
+    tokens = job.result["tokens"]
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": vector if encoding == "base64" else _floats(vector)}
+            for index, vector in enumerate(vectors)
+        ],
+        "model": model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _floats(packed: str) -> list[float]:
+    data = base64.b64decode(packed)
+    return list(struct.unpack(f"<{len(data) // 4}f", data))
+
+
+async def _succeeded(job: Job) -> Job:
+    job = await streams.wait(job)
+    if job.state != State.SUCCEEDED:
+        raise JobFailed(job)
+    return job

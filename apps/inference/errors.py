@@ -1,0 +1,65 @@
+"""Refusals in the form that OpenAI's clients read: `{"error": {"message", "type", "param", "code"}}`."""
+
+from typing import Any
+
+from rest_framework import status
+from rest_framework.exceptions import APIException, NotFound
+from rest_framework.response import Response
+from rest_framework.settings import api_settings
+
+from apps.common.errors import ExceptionHandler, openai_error
+from apps.jobs.models import Job, State
+
+CODES = {status.HTTP_401_UNAUTHORIZED: "invalid_api_key", status.HTTP_429_TOO_MANY_REQUESTS: "rate_limit_exceeded"}
+CLIENT_CLOSED_REQUEST = (
+    499  # what gRPC's CANCELLED maps to; OpenAI's clients repeat a 409 or 5xx by themselves, not this
+)
+
+
+class ModelNotFound(NotFound):
+    default_code = "model_not_found"
+    param = "model"
+
+    def __init__(self, model_id: str) -> None:
+        super().__init__(f"The model {model_id!r} does not exist or does not serve this.")
+
+
+class JobFailed(APIException):
+    """The end of a job that brought no answer."""
+
+    def __init__(self, job: Job) -> None:
+        error = job.error or {"code": "cancelled", "detail": "The request was cancelled."}
+        super().__init__(error["detail"], error["code"])
+        self.param = "messages" if error["code"] == "context_length_exceeded" else None
+        match job.state, error["code"]:
+            case State.CANCELLED, _:
+                self.status_code = CLIENT_CLOSED_REQUEST
+            case State.FAILED, "deadline_exceeded":
+                self.status_code = status.HTTP_504_GATEWAY_TIMEOUT
+            case State.FAILED, _:
+                self.status_code = status.HTTP_400_BAD_REQUEST
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """For a stream, whose status has been sent."""
+        return openai_error(self.status_code, self.detail.code, str(self.detail), self.param)
+
+
+class _Handler(ExceptionHandler):
+    def format_exception(self, exc: APIException) -> dict[str, Any]:
+        """The first error; what an exception has in `extra` stands beside it."""
+        first = super().format_exception(exc)["errors"][0]
+        path = [name for name in (first["attr"] or "").split(".") if name != api_settings.NON_FIELD_ERRORS_KEY]
+        field = ".".join(path) or None
+        body = openai_error(
+            exc.status_code,
+            CODES.get(exc.status_code, first["code"]),
+            f"{field}: {first['detail']}" if field else first["detail"],
+            field or getattr(exc, "param", None),
+        )
+        body["error"].update(getattr(exc, "extra", {}))
+        return body
+
+
+def exception_handler(exc: Exception, context: Any) -> Response | None:
+    return _Handler(exc, context).run()

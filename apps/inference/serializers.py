@@ -1,0 +1,288 @@
+"""The form of requests and, for the schema, of answers. Validation is strict about types and lenient about extras."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail, ValidationError
+
+from lyo import env
+
+DEFAULT_MAX_TOKENS = 256
+MAX_MESSAGES = 2048
+MAX_TEXTS = 256
+MAX_TEXT_LENGTH = 32_000
+DIMENSIONS = 384
+
+# Parameters that would change the answer and that we do not have, each with the values that ask for nothing.
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "web_search_options": (),
+}
+
+
+class OpenAISerializer(serializers.Serializer[Any]):
+    """Ignores fields that it does not know and reads null as "not given": OpenAI's clients send both."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            data = {name: value for name, value in data.items() if value is not None}
+        return super().to_internal_value(data)
+
+
+class ExactField(serializers.Field[Any, Any, Any, Any]):
+    """Takes JSON's own type alone: "5" is not a number, and 1 is not true."""
+
+    json_types: tuple[type, ...]
+
+    def to_internal_value(self, data: Any) -> Any:
+        if type(data) not in self.json_types:
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class StringField(ExactField, serializers.CharField):
+    json_types = (str,)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"trim_whitespace": False, **kwargs})
+
+
+class IntegerField(ExactField, serializers.IntegerField):
+    json_types = (int,)
+
+
+class NumberField(ExactField, serializers.FloatField):
+    json_types = (int, float)
+
+
+class BooleanField(ExactField, serializers.BooleanField):
+    json_types = (bool,)
+
+
+@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+class StringsField(serializers.ListField):
+    """A list of strings; one string stands for a list of it."""
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        return [self.child.run_validation(data)] if isinstance(data, str) else super().to_internal_value(data)
+
+
+TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"type": "string", "enum": ["text"]}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+
+
+@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "array", "items": TEXT_PART}]})
+class ContentField(serializers.Field[str, Any, Any, Any]):
+    """Text, or parts of it, which are joined."""
+
+    default_error_messages = {
+        "invalid": "Must be a string or a list of parts.",
+        "unsupported_part": 'Part {index} is not {{"type": "text", "text": "..."}}; only text is supported.',
+    }
+
+    def to_internal_value(self, data: Any) -> str:
+        if isinstance(data, str):
+            return data
+        if not isinstance(data, list):
+            self.fail("invalid")
+        for index, part in enumerate(data):
+            match part:
+                case {"type": "text", "text": str()}:
+                    continue
+            self.fail("unsupported_part", index=index)
+        return "".join(part["text"] for part in data)
+
+
+# --- chat ---
+
+
+class ChatMessageSerializer(OpenAISerializer):
+    role = serializers.ChoiceField(choices=["system", "developer", "user", "assistant"])
+    content = ContentField()
+
+    def validate_role(self, role: str) -> str:
+        return "system" if role == "developer" else role
+
+
+class StreamOptionsSerializer(OpenAISerializer):
+    include_usage = BooleanField(default=False, help_text="A last chunk tells the usage.")
+
+
+class ChatCompletionRequestSerializer(OpenAISerializer):
+    """Parameters of OpenAI's that are not listed are ignored where they cannot change the answer, else refused."""
+
+    model = StringField()
+    messages = ChatMessageSerializer(many=True, allow_empty=False, max_length=MAX_MESSAGES)
+    max_completion_tokens = IntegerField(
+        min_value=1, max_value=env.CONTEXT_TOKENS, required=False, help_text=f"Default {DEFAULT_MAX_TOKENS}."
+    )
+    max_tokens = IntegerField(
+        min_value=1, max_value=env.CONTEXT_TOKENS, required=False, help_text="Older name of max_completion_tokens."
+    )
+    temperature = NumberField(min_value=0, max_value=2, default=1.0, help_text="0 takes the likeliest token.")
+    top_p = NumberField(min_value=0, max_value=1, default=1.0)
+    stop = StringsField(child=StringField(max_length=256), max_length=4, default=list, help_text="Up to four.")
+    seed = IntegerField(
+        min_value=-(2**63), max_value=2**63 - 1, default=None, help_text="The same seed gives the same answer."
+    )
+    n = IntegerField(
+        min_value=1, max_value=env.GENERATIONS_AT_ONCE, default=1, help_text="Choices, each of its own seed."
+    )
+    logprobs = BooleanField(default=False)
+    top_logprobs = IntegerField(min_value=0, max_value=20, default=0)
+    stream = BooleanField(default=False)
+    stream_options = StreamOptionsSerializer(default=dict)
+    user = StringField(required=False, allow_blank=True, help_text="Ignored: the token tells who asks.")
+
+    def to_internal_value(self, data: Any) -> Any:
+        value = super().to_internal_value(data)
+        refused = {
+            name: [ErrorDetail("This parameter is not supported.", code="unsupported_parameter")]
+            for name, harmless in UNSUPPORTED.items()
+            if data.get(name) is not None and data[name] not in harmless
+        }
+        if refused:
+            raise ValidationError(refused)
+        return value
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """In the terms of `chat_create`."""
+        if attrs["top_logprobs"] and not attrs["logprobs"]:
+            raise ValidationError({"top_logprobs": ["Needs logprobs to be true."]})
+        sampling = {
+            "max_tokens": attrs.get("max_completion_tokens") or attrs.get("max_tokens") or DEFAULT_MAX_TOKENS,
+            "temperature": attrs["temperature"],
+            "top_p": attrs["top_p"],
+            "seed": attrs["seed"],
+            "stop": attrs["stop"],
+            "logprobs": attrs["top_logprobs"] if attrs["logprobs"] else None,
+        }
+        return {
+            "model": attrs["model"],
+            "messages": attrs["messages"],
+            "sampling": sampling,
+            "n": attrs["n"],
+            "stream": attrs["stream"],
+            "include_usage": attrs["stream_options"].get("include_usage", False),
+        }
+
+
+# --- embeddings ---
+
+
+class EmbeddingRequestSerializer(OpenAISerializer):
+    model = StringField()
+    input = StringsField(
+        child=StringField(
+            max_length=MAX_TEXT_LENGTH, error_messages={"invalid": "Must be a string; tokens are not supported."}
+        ),
+        allow_empty=False,
+        max_length=MAX_TEXTS,
+        help_text=f"One text or up to {MAX_TEXTS}. Of each, the first 256 tokens count.",
+    )
+    encoding_format = serializers.ChoiceField(choices=["float", "base64"], default="float")
+    dimensions = IntegerField(min_value=DIMENSIONS, max_value=DIMENSIONS, required=False)
+    user = StringField(required=False, allow_blank=True, help_text="Ignored: the token tells who asks.")
+
+
+# --- answers, for the schema ---
+
+
+class ErrorDetailSerializer(serializers.Serializer[Any]):
+    message = serializers.CharField()
+    type = serializers.CharField()
+    param = serializers.CharField(allow_null=True, help_text="The field that is wrong.")
+    code = serializers.CharField(allow_null=True)
+
+
+class ErrorSerializer(serializers.Serializer[Any]):
+    error = ErrorDetailSerializer()
+
+
+class ModelSerializer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    object = serializers.ChoiceField(choices=["model"])
+    created = serializers.IntegerField()
+    owned_by = serializers.CharField()
+
+
+class ModelListSerializer(serializers.Serializer[Any]):
+    object = serializers.ChoiceField(choices=["list"])
+    data = ModelSerializer(many=True)
+
+
+class TopLogprobSerializer(serializers.Serializer[Any]):
+    token = serializers.CharField()
+    logprob = serializers.FloatField()
+    bytes = serializers.ListField(child=serializers.IntegerField(), allow_null=True)
+
+
+class TokenLogprobSerializer(TopLogprobSerializer):
+    top_logprobs = TopLogprobSerializer(many=True)
+
+
+class LogprobsSerializer(serializers.Serializer[Any]):
+    content = TokenLogprobSerializer(many=True)
+
+
+class AnswerSerializer(serializers.Serializer[Any]):
+    role = serializers.ChoiceField(choices=["assistant"])
+    content = serializers.CharField()
+
+
+class ChoiceSerializer(serializers.Serializer[Any]):
+    index = serializers.IntegerField()
+    message = AnswerSerializer()
+    logprobs = LogprobsSerializer(allow_null=True)
+    finish_reason = serializers.ChoiceField(choices=["stop", "length"])
+
+
+class EmbeddingUsageSerializer(serializers.Serializer[Any]):
+    prompt_tokens = serializers.IntegerField()
+    total_tokens = serializers.IntegerField()
+
+
+class UsageSerializer(EmbeddingUsageSerializer):
+    completion_tokens = serializers.IntegerField()
+
+
+class ChatCompletionSerializer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    object = serializers.ChoiceField(choices=["chat.completion"])
+    created = serializers.IntegerField()
+    model = serializers.CharField()
+    system_fingerprint = serializers.CharField(allow_null=True, help_text="Of the model's weights.")
+    choices = ChoiceSerializer(many=True)
+    usage = UsageSerializer()
+
+
+@extend_schema_field({"oneOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string", "format": "byte"}]})
+class VectorField(serializers.Field[Any, Any, Any, Any]):
+    pass
+
+
+class EmbeddingSerializer(serializers.Serializer[Any]):
+    object = serializers.ChoiceField(choices=["embedding"])
+    index = serializers.IntegerField()
+    embedding = VectorField()
+
+
+class EmbeddingListSerializer(serializers.Serializer[Any]):
+    object = serializers.ChoiceField(choices=["list"])
+    data = EmbeddingSerializer(many=True)
+    model = serializers.CharField()
+    usage = EmbeddingUsageSerializer()

@@ -1,0 +1,67 @@
+from datetime import timedelta
+from hashlib import sha256
+from secrets import randbelow
+from typing import Any
+
+from django.db import transaction
+
+from apps.inference.selectors import ServedModel
+from apps.jobs.dispatch import ROUTES
+from apps.jobs.models import Job
+from apps.jobs.services import job_admit, job_create, job_find_repeat
+from apps.users.models import User
+from lyo import env
+
+SEEDS = 2**63
+
+
+@transaction.atomic
+def chat_create(
+    *,
+    user: User,
+    model: ServedModel,
+    messages: list[dict[str, str]],
+    sampling: dict[str, Any],
+    n: int,
+    idempotency_key: str | None = None,
+) -> list[Job]:
+    """Queue one job for each of `n` choices, with seeds that count up from the given or a random one.
+
+    A repeat with the same key gets the jobs of the first request. Raises `TooManyRequests` and `Conflict`.
+    """
+    seed = randbelow(SEEDS) if sampling["seed"] is None else sampling["seed"]
+    requests = [
+        {"messages": messages, "overflow": "refuse", "sampling": {**sampling, "seed": (seed + i) % SEEDS}}
+        for i in range(n)
+    ]
+    asked = {"model": model.id, "messages": messages, "sampling": sampling, "n": n}
+    return _create(user=user, kind=model.kind, requests=requests, idempotency_key=idempotency_key, asked=asked)
+
+
+@transaction.atomic
+def embedding_create(*, user: User, model: ServedModel, texts: list[str], idempotency_key: str | None = None) -> Job:
+    """Queue the embedding of `texts`. Raises as `chat_create` does."""
+    request = {"input": texts}
+    asked = {"model": model.id, **request}
+    return _create(user=user, kind=model.kind, requests=[request], idempotency_key=idempotency_key, asked=asked)[0]
+
+
+def _create(
+    *, user: User, kind: str, requests: list[dict[str, Any]], idempotency_key: str | None, asked: dict[str, Any]
+) -> list[Job]:
+    job_admit(user=user, queue=ROUTES[kind].queue, count=len(requests))
+    jobs = []
+    for i, request in enumerate(requests):
+        # A key belongs to one row, so each choice has its own; hashed, it fits whatever its length.
+        key = f"{sha256(idempotency_key.encode()).hexdigest()}#{i}" if idempotency_key else None
+        job = job_find_repeat(user=user, idempotency_key=key, request=asked) or job_create(
+            kind=kind,
+            user=user,
+            request=request,
+            keep=key is not None,  # who names a request means to come back for it
+            deadline=timedelta(seconds=env.JOB_DEADLINE_S),
+            idempotency_key=key,
+            fingerprint_of=asked,
+        )
+        jobs.append(job)
+    return jobs

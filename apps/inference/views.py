@@ -1,0 +1,139 @@
+"""The API of OpenAI's clients: https://platform.openai.com/docs/api-reference."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.http import JsonResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.exceptions import APIException
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from apps.common.middleware import DeferredResponse
+from apps.common.throttles import GenerationThrottle
+from apps.common.views import ApiView
+from apps.inference import completions, selectors, services
+from apps.inference.errors import exception_handler
+from apps.inference.serializers import (
+    ChatCompletionRequestSerializer,
+    ChatCompletionSerializer,
+    EmbeddingListSerializer,
+    EmbeddingRequestSerializer,
+    ErrorSerializer,
+    ModelListSerializer,
+    ModelSerializer,
+)
+from apps.jobs import streams
+
+ERRORS = dict.fromkeys((400, 401, 404, 429), ErrorSerializer)
+IDEMPOTENCY_KEY = OpenApiParameter("Idempotency-Key", OpenApiTypes.STR, "header", description="Makes repeats harmless.")
+
+
+class OpenAIView(ApiView):
+    """Answers, and refuses, in the form that OpenAI's clients expect."""
+
+    def get_exception_handler(self) -> Callable[..., Response | None]:
+        return exception_handler
+
+    def deferred(self, make: Callable[[], Awaitable[HttpResponseBase]]) -> DeferredResponse:
+        """Answer with what `make` returns or refuses with, while neither a thread nor a connection waits for it."""
+        streams.release_connection()
+
+        async def answer() -> HttpResponseBase:
+            try:
+                return await make()
+            except APIException as error:
+                return self.finalize_response(self.request, self.handle_exception(error)).render()
+
+        return DeferredResponse(answer)
+
+
+class ModelList(OpenAIView):
+    @extend_schema(responses={200: ModelListSerializer, 401: ErrorSerializer})
+    def get(self, request: Request) -> Response:
+        """The models that can be named, the default one first."""
+        return Response({"object": "list", "data": [_model_data(model) for model in selectors.model_list()]})
+
+
+class ModelDetail(OpenAIView):
+    @extend_schema(responses={200: ModelSerializer, 401: ErrorSerializer, 404: ErrorSerializer})
+    def get(self, request: Request, model_id: str) -> Response:
+        """One model, by its id or alias."""
+        return Response(_model_data(selectors.model_get(model_id=model_id)))
+
+
+class ChatCompletions(OpenAIView):
+    throttle_classes = [GenerationThrottle]
+
+    @extend_schema(
+        request=ChatCompletionRequestSerializer,
+        parameters=[IDEMPOTENCY_KEY],
+        responses={
+            (200, "application/json"): ChatCompletionSerializer,
+            (200, "text/event-stream"): OpenApiTypes.STR,
+            **ERRORS,
+        },
+    )
+    def post(self, request: Request) -> HttpResponseBase:
+        """Answer a conversation, at once or, with `stream`, as it is generated.
+
+        Who hangs up gives the answer up, unless the request has an `Idempotency-Key`: its repeat gets the same answer.
+        """
+        asked = self.validated(ChatCompletionRequestSerializer)
+        name, stream, include_usage = asked.pop("model"), asked.pop("stream"), asked.pop("include_usage")
+        model = selectors.model_get(model_id=name, kind="chat")
+        jobs = services.chat_create(user=request.user, model=model, idempotency_key=self.idempotency_key(), **asked)
+
+        async def whole() -> HttpResponseBase:
+            return JsonResponse(await completions.chat_completion(jobs, name))
+
+        async def streamed() -> HttpResponseBase:
+            return await _event_stream(completions.chat_chunks(jobs, name, include_usage))
+
+        return self.deferred(streamed if stream else whole)
+
+
+class Embeddings(OpenAIView):
+    throttle_classes = [GenerationThrottle]
+
+    @extend_schema(
+        request=EmbeddingRequestSerializer,
+        parameters=[IDEMPOTENCY_KEY],
+        responses={200: EmbeddingListSerializer, **ERRORS},
+    )
+    def post(self, request: Request) -> HttpResponseBase:
+        """Turn texts into vectors of length 1, of which alike texts have alike ones."""
+        asked = self.validated(EmbeddingRequestSerializer)
+        model = selectors.model_get(model_id=asked["model"], kind="embed")
+        job = services.embedding_create(
+            user=request.user, model=model, texts=asked["input"], idempotency_key=self.idempotency_key()
+        )
+
+        async def whole() -> HttpResponseBase:
+            answer = await completions.embedding_list(job, asked["model"], asked["encoding_format"])
+            # A thread, for a hundred thousand numbers take long enough to hold up the streams of others.
+            return await sync_to_async(JsonResponse, thread_sensitive=False)(answer)
+
+        return self.deferred(whole)
+
+
+def _model_data(model: selectors.ServedModel) -> dict[str, Any]:
+    return {"id": model.id, "object": "model", "created": 0, "owned_by": "lyo"}  # no date: it comes with the settings
+
+
+async def _event_stream(events: AsyncGenerator[str, None]) -> StreamingHttpResponse:
+    """Begins with the first event, a keep-alive at the latest, so that a failure before it can still set the status."""
+    first = await anext(events)
+
+    async def body() -> AsyncIterator[str]:
+        yield first
+        async for event in events:
+            yield event
+
+    response = StreamingHttpResponse(body(), content_type="text/event-stream")
+    response["Cache-Control"] = "no-cache"
+    response["X-Accel-Buffering"] = "no"
+    return response

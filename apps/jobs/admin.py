@@ -1,0 +1,180 @@
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django_celery_beat.admin import CrontabScheduleAdmin as BeatCrontabScheduleAdmin
+from django_celery_beat.admin import IntervalSchedule, PeriodicTask
+from django_celery_beat.admin import PeriodicTaskAdmin as BeatPeriodicTaskAdmin
+from django_celery_beat.admin import PeriodicTaskForm as BeatPeriodicTaskForm
+from django_celery_beat.admin import TaskSelectWidget as BeatTaskSelectWidget
+from django_celery_beat.models import ClockedSchedule, CrontabSchedule, SolarSchedule
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, RangeDateTimeFilter
+from unfold.decorators import display
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
+
+from apps.jobs import services
+from apps.jobs.dispatch import QUEUES, ROUTES
+from apps.jobs.models import ACTIVE, Job, State
+
+SHORT_ID = 8
+STATE_LABELS = {
+    State.QUEUED: "info",
+    State.RUNNING: "primary",
+    State.SUCCEEDED: "success",
+    State.FAILED: "warning",
+    State.ERRORED: "danger",
+    State.CANCELLED: "default",
+}
+
+
+class KindFilter(DropdownFilter):
+    title = "kind"
+    parameter_name = "kind"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(kind, kind) for kind in ROUTES]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        return queryset.filter(kind=self.value()) if self.value() else queryset
+
+
+class QueueFilter(DropdownFilter):
+    title = "queue"
+    parameter_name = "queue"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(queue, queue) for queue in QUEUES]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Job]) -> QuerySet[Job]:
+        return queryset.filter(queue=self.value()) if self.value() else queryset
+
+
+@admin.register(Job)
+class JobAdmin(ModelAdmin):
+    """Shows jobs; changes them only as `jobs.services` allows."""
+
+    list_display = ("short_id", "kind", "state_label", "user", "attempt", "worker", "waited", "ran", "created_at")
+    list_filter = (
+        ("state", ChoicesDropdownFilter),
+        KindFilter,
+        QueueFilter,
+        ("created_at", RangeDateTimeFilter),
+    )
+    list_filter_submit = True
+    list_select_related = ("user",)
+    search_fields = ("user__username",)
+    search_help_text = "An id, or how it begins, or a user name."
+    show_full_result_count = False
+    actions = ("cancel", "retry")
+    fieldsets = (
+        (None, {"fields": ("id", "kind", "queue", "state_label", "user", "keep")}),
+        ("Result", {"fields": ("request", "result", "error")}),
+        ("Times", {"fields": ("created_at", "started_at", "finished_at", "deadline_at", "waited", "ran")}),
+        ("Attempts", {"fields": ("attempt", "max_attempts", "worker", "lease_expires_at", "resend_at")}),
+    )
+    readonly_fields = ("state_label", "waited", "ran")
+
+    @display(description="ID")
+    def short_id(self, job: Job) -> str:
+        return str(job.id)[:SHORT_ID]
+
+    @display(description="State", ordering="state", label=STATE_LABELS)
+    def state_label(self, job: Job) -> tuple[str, str]:
+        return job.state, State(job.state).label
+
+    @display(description="Waited")
+    def waited(self, job: Job) -> str:
+        return _duration((job.started_at or job.finished_at or timezone.now()) - job.created_at)
+
+    @display(description="Ran", empty_value="-")
+    def ran(self, job: Job) -> str | None:
+        return _duration((job.finished_at or timezone.now()) - job.started_at) if job.started_at else None
+
+    @admin.action(description="Cancel", permissions=["operate"])
+    def cancel(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+        done = sum(services.job_cancel(job=job).state == State.CANCELLED for job in jobs.filter(state__in=ACTIVE))
+        self._report(request, done, jobs.count(), "cancelled", "had ended already")
+
+    @admin.action(description="Run again", permissions=["operate"])
+    def retry(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
+        done = sum(services.job_retry(job=job) for job in jobs)
+        self._report(request, done, jobs.count(), "queued again", "have not failed")
+
+    def _report(self, request: HttpRequest, done: int, asked: int, what: str, why_not: str) -> None:
+        rest = f"; {asked - done} {why_not}" if asked > done else ""
+        self.message_user(request, f"{done} of {asked} {what}{rest}.", messages.SUCCESS if done else messages.WARNING)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Job], search_term: str
+    ) -> tuple[QuerySet[Job], bool]:
+        """An id's beginning is a range of the primary key; anything else is looked for in user names."""
+        digits = search_term.strip().replace("-", "")
+        if len(digits) >= SHORT_ID:
+            try:
+                first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
+            except ValueError:
+                pass
+            else:
+                return queryset.filter(id__range=(first, last)), False
+        return super().get_search_results(request, queryset, search_term)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Job | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and (obj is None or obj.is_terminal)
+
+    def has_operate_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("jobs.change_job")
+
+
+def _duration(time: timedelta) -> str:
+    seconds = time.total_seconds()
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return str(timedelta(seconds=round(seconds)))
+
+
+# --- schedules: django-celery-beat's, in unfold's clothes; nobody here plans by the sun ---
+
+
+class TaskSelectWidget(UnfoldAdminSelectWidget, BeatTaskSelectWidget):
+    pass
+
+
+class PeriodicTaskForm(BeatPeriodicTaskForm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["task"].widget = UnfoldAdminTextInputWidget()
+        self.fields["regtask"].widget = TaskSelectWidget()
+
+
+for model in (PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, ClockedSchedule):
+    admin.site.unregister(model)
+
+
+@admin.register(PeriodicTask)
+class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
+    form = PeriodicTaskForm
+    list_display = ("name", "enabled", "interval", "crontab", "last_run_at")
+    list_filter = ("enabled",)
+    list_select_related = ("interval", "crontab")
+    date_hierarchy = None
+
+
+@admin.register(IntervalSchedule)
+class IntervalScheduleAdmin(ModelAdmin):
+    pass
+
+
+@admin.register(CrontabSchedule)
+class CrontabScheduleAdmin(BeatCrontabScheduleAdmin, ModelAdmin):
+    pass

@@ -1,0 +1,43 @@
+"""The wake-up call: which task and queue serve a kind of job, and how its message is sent.
+
+A message carries the job's id and nothing else. It may be lost or come twice: the row decides. What a dead broker did
+not take is sent again by the sweeper.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+import structlog
+from kombu.exceptions import OperationalError
+
+from lyo.celery import app
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Route:
+    task: str
+    queue: str
+
+
+ROUTES = {
+    "chat": Route("workers.generate", "generate"),
+    "embed": Route("workers.embed", "embed"),
+    "ping": Route("workers.ping", "default"),
+}
+QUEUES = tuple(sorted({route.queue for route in ROUTES.values()}))
+
+
+def send(jobs: Iterable[tuple[str, UUID]]) -> bool:
+    """Send a message for each `(kind, id)`; False when the broker did not take one, and the sweeper has to."""
+    try:
+        with app.producer_or_acquire() as producer:
+            for kind, job_id in jobs:
+                route = ROUTES[kind]
+                app.send_task(route.task, args=[str(job_id)], queue=route.queue, producer=producer)
+    except OperationalError as error:
+        logger.warning("broker unreachable, the sweeper will send", error=str(error))
+        return False
+    return True

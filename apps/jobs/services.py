@@ -1,0 +1,275 @@
+"""Every transition of a job. Nothing else writes `Job.state`."""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.db import connection, transaction
+from django.db.models import F, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from apps.common.errors import Conflict, TooManyRequests
+from apps.jobs import dispatch, selectors, streams
+from apps.jobs.models import ACTIVE, Job, State
+from apps.users.models import User
+from lyo import env
+
+RESEND_AFTER = timedelta(seconds=10)
+LEASE = timedelta(seconds=env.LEASE_S)
+
+# kind -> what its app does when such a job ends, in the same transaction; what it returns is added to the result.
+FinishHook = Callable[[Job], dict[str, Any]]
+_finish_hooks: dict[str, FinishHook] = {}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to a running job; `token` fences its writes to the row, `job.attempt` those to the stream."""
+
+    job: Job
+    token: UUID
+
+
+class LeaseLost(Exception):
+    """The job was cancelled, or given to another worker, while this one held it."""
+
+
+def finish_hook_register(kind: str, hook: FinishHook) -> None:
+    _finish_hooks[kind] = hook
+
+
+# --- creation ---
+
+
+def job_admit(*, user: User, queue: str, count: int = 1) -> None:
+    """Refuse with `TooManyRequests` what would exceed the user's share or the queue's room.
+
+    Serialises the user's requests until the end of the transaction, so that two at once cannot both take the last place.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"jobs of {user.pk}"])
+    mine = Job.objects.filter(user=user, queue=queue, state__in=ACTIVE).count()
+    if mine + count > env.GENERATIONS_AT_ONCE:
+        raise TooManyRequests(
+            f"You have {mine} answers under way; at most {env.GENERATIONS_AT_ONCE} run at once.", code="too_many_at_once", wait=2
+        )
+    waiting = Job.objects.filter(queue=queue, state=State.QUEUED).count()
+    if waiting + count > env.QUEUE_LIMIT:
+        raise TooManyRequests(
+            f"{waiting} requests are waiting already.", code="queue_full", wait=10, extra={"queue_position": waiting + 1}
+        )
+
+
+def job_find_repeat(*, user: User, idempotency_key: str | None, request: Any) -> Job | None:
+    """The job that an earlier request with the same `Idempotency-Key` made; `Conflict` if that request was another."""
+    if not idempotency_key:
+        return None
+    job = Job.objects.filter(user=user, idempotency_key=idempotency_key).first()
+    if job and job.fingerprint != _fingerprint(request):
+        raise Conflict("This Idempotency-Key was used for another request.", code="idempotency_key_reused")
+    return job
+
+
+def job_create(
+    *,
+    kind: str,
+    request: dict[str, Any],
+    user: User | None = None,
+    keep: bool = True,
+    deadline: timedelta | None = None,
+    idempotency_key: str | None = None,
+    fingerprint_of: Any = None,
+) -> Job:
+    """Queue a job in the caller's transaction; its message goes out when that commits."""
+    now = timezone.now()
+    job = Job.objects.create(
+        kind=kind,
+        queue=dispatch.ROUTES[kind].queue,
+        user=user,
+        request=request,
+        keep=keep,
+        max_attempts=env.JOB_ATTEMPTS,
+        resend_at=now + RESEND_AFTER,
+        deadline_at=now + deadline if deadline else None,
+        idempotency_key=idempotency_key or None,
+        fingerprint=_fingerprint(fingerprint_of) if idempotency_key else "",
+    )
+    _send_on_commit([job])
+    return job
+
+
+def _fingerprint(request: Any) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _send_on_commit(jobs: Collection[Job]) -> None:
+    def send() -> None:
+        if not dispatch.send((job.kind, job.id) for job in jobs):
+            Job.objects.filter(id__in=[job.id for job in jobs], state=State.QUEUED).update(resend_at=Now())
+
+    transaction.on_commit(send)
+
+
+# --- a worker's side ---
+
+
+def job_claim(*, job_id: UUID, worker: str) -> Claim | None:
+    """Take a queued job for `worker`, or return None if somebody else has it or it has ended.
+
+    One conditional UPDATE decides the race; the returned token fences every later write.
+    """
+    token = uuid4()
+    claimed = Job.objects.raw(
+        """
+        UPDATE jobs_job
+           SET state = 'running', worker = %(worker)s, lease_token = %(token)s, lease_expires_at = now() + %(lease)s,
+               attempt = attempt + 1, started_at = coalesce(started_at, now()), updated_at = now()
+         WHERE id = %(id)s AND state = 'queued'
+        RETURNING *
+        """,
+        {"id": job_id, "worker": worker, "token": token, "lease": LEASE},
+    )
+    return next((Claim(job, token) for job in claimed), None)
+
+
+def job_heartbeat(*, tokens: Collection[UUID]) -> set[UUID]:
+    """Extend the leases of all of a worker's jobs in one UPDATE; returns the tokens that are no longer good."""
+    held = Job.objects.filter(state=State.RUNNING, lease_token__in=tokens)
+    if held.update(lease_expires_at=Now() + LEASE) == len(tokens):
+        return set()
+    return set(tokens) - set(held.values_list("lease_token", flat=True))
+
+
+def job_finish(
+    *, claim: Claim, state: State, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
+) -> Job:
+    """Record the end of a claimed job and tell its readers; raises `LeaseLost` when it is no longer the claimant's."""
+    mine = Job.objects.filter(id=claim.job.id, state=State.RUNNING, lease_token=claim.token)
+    if not _end(mine, claim.job, state, result, error):
+        raise LeaseLost(str(claim.job.id))
+    return claim.job
+
+
+def job_hand_back(*, claim: Claim) -> None:
+    """A worker that shuts down gives up a job, for another one to continue."""
+    _requeue(Job.objects.filter(state=State.RUNNING, lease_token=claim.token))
+
+
+def job_release(*, worker: str) -> int:
+    """Requeue what a dead predecessor of the same name held, without waiting for its leases to expire."""
+    return _requeue(Job.objects.filter(state=State.RUNNING, worker=worker))
+
+
+# --- anybody's side ---
+
+
+def job_cancel(*, job: Job) -> Job:
+    """End a job that has not ended; what was generated so far is kept as its result. Ended jobs stay as they are."""
+    if not _end(Job.objects.filter(id=job.id, state=State.QUEUED), job, State.CANCELLED):
+        text = streams.seal(job.id)  # before the row ends, so that no reader sees more than is stored
+        result = {"text": text, "finish_reason": "cancelled"}
+        _end(Job.objects.filter(id=job.id, state=State.RUNNING), job, State.CANCELLED, result)
+    job.refresh_from_db()
+    return job
+
+
+@transaction.atomic
+def job_retry(*, job: Job) -> bool:
+    """Queue a failed, errored or cancelled job again, from the beginning; False if it is in another state."""
+    now = timezone.now()
+    again = Job.objects.filter(id=job.id, state__in=(State.FAILED, State.ERRORED, State.CANCELLED)).update(
+        state=State.QUEUED,
+        result=None,
+        error=None,
+        finished_at=None,
+        keep=True,
+        max_attempts=F("attempt") + env.JOB_ATTEMPTS,
+        deadline_at=now + timedelta(seconds=env.JOB_DEADLINE_S) if job.deadline_at else None,
+        resend_at=now + RESEND_AFTER,
+    )
+    if again:
+        streams.delete(job.id)
+        _send_on_commit([job])
+    return bool(again)
+
+
+def job_erase(user: User) -> None:
+    """Remove all of a user's jobs, ending those under way."""
+    for job in Job.objects.filter(user=user, state__in=ACTIVE):
+        job_cancel(job=job)
+    for job_id in Job.objects.filter(user=user).values_list("id", flat=True):
+        streams.delete(job_id)
+    Job.objects.filter(user=user).delete()
+
+
+# --- the sweeper's side ---
+
+
+def job_requeue_expired() -> int:
+    """Give the jobs of silent workers to others; after the last attempt they are ERRORED."""
+    return _requeue(Job.objects.filter(state=State.RUNNING, lease_expires_at__lt=Now()))
+
+
+@transaction.atomic
+def job_resend() -> int:
+    """Send again the messages of jobs that nobody has claimed in time, each time waiting twice as long."""
+    now = timezone.now()
+    late = list(Job.objects.filter(state=State.QUEUED, resend_at__lte=now).select_for_update(skip_locked=True)[:500])
+    for job in late:
+        job.resend_at = now + max(RESEND_AFTER, min(now - job.created_at, timedelta(minutes=5)))
+    Job.objects.bulk_update(late, ["resend_at"])
+    _send_on_commit(late)
+    return len(late)
+
+
+def job_fail_overdue() -> int:
+    """End queued jobs whose deadline has passed; those that run are ended by their engine."""
+    overdue = Job.objects.filter(state=State.QUEUED, deadline_at__lt=Now())
+    error = {"code": "deadline_exceeded", "detail": "The request waited past its deadline."}
+    return sum(_end(overdue.filter(id=job.id), job, State.FAILED, error=error) for job in overdue[:500])
+
+
+def job_delete_expired() -> int:
+    """Delete ended jobs after their retention."""
+    limit = timezone.now() - timedelta(days=env.JOB_RETENTION_DAYS)
+    return Job.objects.filter(finished_at__lt=limit).exclude(state__in=ACTIVE).delete()[0]
+
+
+@transaction.atomic
+def _requeue(lost: QuerySet[Job]) -> int:
+    jobs = list(lost.select_for_update(skip_locked=True)[:500])
+    again = [job for job in jobs if job.attempt < job.max_attempts]
+    Job.objects.filter(id__in=[job.id for job in again]).update(
+        state=State.QUEUED, lease_token=None, lease_expires_at=None, resend_at=timezone.now() + RESEND_AFTER
+    )
+    _send_on_commit(again)
+    for job in jobs:
+        if job not in again:
+            error = {"code": "worker_lost", "detail": f"Its worker died {job.attempt} times; it is not tried again."}
+            _end(Job.objects.filter(id=job.id), job, State.ERRORED, {"text": streams.seal(job.id)}, error)
+    return len(jobs)
+
+
+def _end(
+    rows: QuerySet[Job],
+    job: Job,
+    state: State,
+    result: dict[str, Any] | None = None,
+    error: dict[str, Any] | None = None,
+) -> bool:
+    """Move `job`, if it is still among `rows`, to a terminal state, with its app's hook; True if it moved."""
+    end = {"state": state, "result": result, "error": error, "lease_token": None, "lease_expires_at": None}
+    with transaction.atomic():
+        if not rows.update(**end, finished_at=Now(), updated_at=Now()):
+            return False
+        job.state, job.result, job.error = state, result, error
+        if hook := _finish_hooks.get(job.kind):
+            job.result = {**(result or {}), **hook(job)}
+            Job.objects.filter(id=job.id).update(result=job.result)
+    transaction.on_commit(lambda: streams.end(job.id))
+    return True

@@ -1,0 +1,56 @@
+from typing import Any
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework.exceptions import ValidationError
+from rest_framework.generics import ListAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from apps.common.views import ApiView
+from apps.jobs import selectors, services, streams
+from apps.jobs.models import Job
+from apps.jobs.serializers import JobSerializer
+
+MAX_OFFSET = 2**31
+
+
+class JobList(ListAPIView[Job]):
+    """The caller's jobs, newest first."""
+
+    serializer_class = JobSerializer
+
+    def get_queryset(self) -> QuerySet[Job]:
+        return selectors.job_list_for_user(user=self.request.user)
+
+
+class JobDetail(ApiView):
+    @extend_schema(responses=JobSerializer)
+    def get(self, request: Request, job_id: UUID) -> Response:
+        """One job: its state, its place in the queue, and what came of it."""
+        return Response(JobSerializer(selectors.job_get_for_user(user=request.user, job_id=job_id)).data)
+
+
+class JobCancel(ApiView):
+    @extend_schema(request=None, responses=JobSerializer)
+    def post(self, request: Request, job_id: UUID) -> Response:
+        """Cancel a job that has not ended; an ended one stays as it is."""
+        services.job_cancel(job=selectors.job_get_for_user(user=request.user, job_id=job_id))
+        return Response(JobSerializer(selectors.job_get_for_user(user=request.user, job_id=job_id)).data)
+
+
+class JobEvents(ApiView):
+    @extend_schema(
+        parameters=[OpenApiParameter("Last-Event-ID", OpenApiTypes.INT, "header", description="Resume after this event.")],
+        responses={(200, "text/event-stream"): OpenApiTypes.STR},
+    )
+    def get(self, request: Request, job_id: UUID, **kwargs: Any) -> StreamingHttpResponse:
+        """Follow a job: `token` events with `{"text"}`, then exactly one of `done`, `error` and `cancelled`."""
+        job = selectors.job_get_for_user(user=request.user, job_id=job_id)
+        last = request.headers.get("Last-Event-ID", "0")
+        if not (last.isascii() and last.isdigit() and int(last[:12]) < MAX_OFFSET):
+            raise ValidationError({"Last-Event-ID": ["Must be the id of an event of this stream."]})
+        return streams.response(job, after=int(last))

@@ -1,0 +1,15 @@
+from django.apps import AppConfig
+
+
+class TutorConfig(AppConfig):
+    name = "apps.tutor"
+    verbose_name = "Tutor"
+
+    def ready(self) -> None:
+        from apps.jobs.services import finish_hook_register
+        from apps.tutor import selectors, services
+        from apps.users.services import erasure_register, export_register
+
+        finish_hook_register(services.JOB_KIND, services.message_record)
+        export_register("conversations", selectors.conversation_export)
+        erasure_register("conversations", services.conversation_erase)

@@ -1,0 +1,120 @@
+from dataclasses import dataclass
+from datetime import timedelta
+from secrets import randbelow
+from typing import Any
+
+from django.db import transaction
+
+from apps.common.errors import Conflict
+from apps.jobs.models import ACTIVE, Job, State
+from apps.jobs.services import job_admit, job_cancel, job_create, job_find_repeat
+from apps.tutor.models import Conversation, Feedback, Message
+from apps.tutor.prompts import messages_for_model
+from apps.tutor.selectors import message_data
+from apps.users.models import User
+from lyo import env
+
+JOB_KIND = "chat"
+QUEUE = "generate"
+TITLE_LENGTH = 80
+HISTORY = 40  # messages that are offered to the prompt; the worker drops the oldest turns that do not fit
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The learner's question and the answer that is being made."""
+
+    answer: Message
+    job: Job
+
+
+def conversation_create(*, user: User, subject: str, level: str | None) -> Conversation:
+    """Open a conversation; the level is the user's own where none is given."""
+    return Conversation.objects.create(user=user, subject=subject, level=level or user.level)
+
+
+def conversation_delete(*, conversation: Conversation) -> None:
+    """Delete a conversation with its messages; a running answer is cancelled."""
+    for job in Job.objects.filter(message__conversation=conversation, state__in=ACTIVE):
+        job_cancel(job=job)
+    conversation.delete()
+
+
+@transaction.atomic
+def message_ask(
+    *,
+    conversation: Conversation,
+    content: str,
+    max_tokens: int,
+    temperature: float,
+    seed: int | None = None,
+    keep: bool,
+    idempotency_key: str | None = None,
+) -> Turn:
+    """Store the learner's question and queue the answer.
+
+    With `keep` false the answer is given up when nobody reads it. Raises `Conflict` while another answer of the
+    conversation is under way, and `TooManyRequests` past the user's share or the queue's room.
+    """
+    user = conversation.user
+    request = {"conversation": str(conversation.id), "content": content, "max_tokens": max_tokens, "seed": seed}
+    job_admit(user=user, queue=QUEUE)
+    if job := job_find_repeat(user=user, idempotency_key=idempotency_key, request=request):
+        return Turn(job.message, job)
+    history = list(conversation.messages.order_by("-position")[:HISTORY])[::-1]
+    if history and (running := Job.objects.filter(id=history[-1].job_id, state__in=ACTIVE).first()):
+        raise Conflict("An answer is under way in this conversation.", code="answer_running", extra={"job": str(running.id)})
+    position = history[-1].position + 1 if history else 0
+    question = Message(conversation=conversation, position=position, role=Message.Role.USER, content=content)
+    job = job_create(
+        kind=JOB_KIND,
+        user=user,
+        keep=keep,
+        deadline=timedelta(seconds=env.JOB_DEADLINE_S),
+        idempotency_key=idempotency_key,
+        fingerprint_of=request,
+        request={
+            "messages": messages_for_model(conversation, [*history, question]),
+            "overflow": "drop_oldest",
+            "sampling": {
+                "max_tokens": max_tokens,
+                "temperature": temperature,
+                "seed": randbelow(2**31) if seed is None else seed,
+            },
+        },
+    )
+    answer = Message(conversation=conversation, position=position + 1, role=Message.Role.ASSISTANT, job=job)
+    Message.objects.bulk_create([question, answer])
+    if not conversation.title:
+        Conversation.objects.filter(id=conversation.id).update(title=content.strip()[:TITLE_LENGTH])
+    return Turn(answer, job)
+
+
+def message_record(job: Job) -> dict[str, Any]:
+    """When an answer's job ends, in the same transaction: fill the message; it becomes part of the job's result."""
+    message = Message.objects.filter(job=job).select_related("feedback").first()
+    if message is None:
+        return {}
+    result = job.result or {}
+    message.content = result.get("text", "")
+    message.finish_reason = "failed" if job.state in (State.FAILED, State.ERRORED) else result.get("finish_reason", "")
+    message.model = result.get("model", "")
+    message.adapter = result.get("adapter")
+    message.save(update_fields=["content", "finish_reason", "model", "adapter", "updated_at"])
+    return {"message": message_data(message)}
+
+
+def feedback_give(*, message: Message, rating: str, reason: str = "") -> Feedback:
+    """Rate an answer; a second rating replaces the first. Raises `Conflict` for a question or an unfinished answer."""
+    if message.role != Message.Role.ASSISTANT or not message.finish_reason:
+        raise Conflict("Only a finished answer can be rated.", code="not_an_answer")
+    feedback, _ = Feedback.objects.update_or_create(message=message, defaults={"rating": rating, "reason": reason})
+    return feedback
+
+
+def feedback_withdraw(*, message: Message) -> None:
+    Feedback.objects.filter(message=message).delete()
+
+
+def conversation_erase(user: User) -> None:
+    Conversation.objects.filter(user=user).delete()

@@ -1,0 +1,77 @@
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from django.contrib.auth import models as auth_models
+from django.contrib.postgres.fields import ArrayField
+from django.core.validators import RegexValidator
+from django.db import models
+from django.db.models import Q
+from knox.models import AbstractAuthToken, AuthTokenManager
+
+from apps.common.constants import Level
+from apps.common.models import TimestampedModel
+
+language_validator = RegexValidator(
+    r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z", 'Must be a language tag such as "en" or "pt-BR".'
+)
+
+
+class Role(models.TextChoices):
+    LEARNER = "learner", "Learner"
+    TEACHER = "teacher", "Teacher"
+    STAFF = "staff", "Staff"
+
+
+class UserManager(auth_models.UserManager["User"]):
+    @classmethod
+    def normalize_email(cls, email: str | None) -> str:
+        """Lower case throughout, so that the column's uniqueness does not depend on case."""
+        return (email or "").lower()
+
+    def create_superuser(
+        self, username: str, email: str | None = None, password: str | None = None, **extra_fields: Any
+    ) -> "User":
+        return super().create_superuser(username, email, password, **{"role": Role.STAFF, **extra_fields})
+
+
+class User(auth_models.AbstractUser):
+    """A person with an account. Only staff change roles, in the admin; `is_staff` follows the role."""
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    email = models.EmailField("email address", unique=True)
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.LEARNER)
+    interests = ArrayField(models.CharField(max_length=50), size=20, default=list, blank=True)
+    level = models.CharField(max_length=20, choices=Level.choices, default=Level.BEGINNER)
+    language = models.CharField(max_length=35, default="en", validators=[language_validator])
+
+    objects: ClassVar[UserManager] = UserManager()
+
+    class Meta(auth_models.AbstractUser.Meta):
+        ordering = ["-date_joined", "-id"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(role=Role.STAFF, is_staff=True) | (~Q(role=Role.STAFF) & Q(is_staff=False)),
+                name="user_is_staff_by_role",
+            )
+        ]
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.is_staff = self.role == Role.STAFF
+        super().save(*args, **kwargs)
+
+
+class Token(TimestampedModel, AbstractAuthToken):
+    """A bearer token: only its digest is kept, so it is shown once, when it is made."""
+
+    created = None  # knox's name for created_at
+    digest = models.CharField(max_length=128, unique=True)
+    expiry = models.DateTimeField()
+    name = models.CharField(max_length=100, blank=True, help_text="What the user calls it.")
+
+    objects: ClassVar[Any] = AuthTokenManager()
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return self.name or str(self.id)

@@ -1,0 +1,20 @@
+from uuid import UUID
+
+from django.db.models import QuerySet
+from django.utils import timezone
+from rest_framework.exceptions import NotFound
+
+from apps.users.models import Token, User
+
+
+def token_list_for_user(*, user: User) -> QuerySet[Token]:
+    """The user's valid tokens, newest first."""
+    return Token.objects.filter(user=user, expiry__gt=timezone.now())
+
+
+def token_get_for_user(*, user: User, token_id: UUID) -> Token:
+    """The user's token; raises `NotFound` for a foreign or unknown id alike."""
+    token = Token.objects.filter(user=user, id=token_id).first()
+    if token is None:
+        raise NotFound
+    return token

@@ -1,0 +1,86 @@
+from typing import Any
+
+from django.contrib.auth.validators import UnicodeUsernameValidator
+from rest_framework import serializers
+
+from apps.common.serializers import StrictSerializer
+from apps.users.models import Token, User
+
+PASSWORD_LENGTH = 128
+
+
+class PasswordField(serializers.CharField):
+    def __init__(self, **kwargs: Any) -> None:
+        style = {"input_type": "password"}
+        super().__init__(max_length=PASSWORD_LENGTH, trim_whitespace=False, write_only=True, style=style, **kwargs)
+
+
+class UserSerializer(serializers.ModelSerializer[User]):
+    class Meta:
+        model = User
+        fields = ("id", "username", "email", "role", "interests", "level", "language", "date_joined")
+        read_only_fields = fields
+
+
+class UserUpdateSerializer(StrictSerializer, serializers.ModelSerializer[User]):
+    class Meta:
+        model = User
+        fields = ("interests", "level", "language")
+
+
+class RegisterSerializer(StrictSerializer):
+    username = serializers.CharField(max_length=150, validators=[UnicodeUsernameValidator()])
+    email = serializers.EmailField(max_length=254)
+    password = PasswordField()
+
+
+class RegisteredSerializer(serializers.Serializer[Any]):
+    user = UserSerializer()
+    token = serializers.CharField()
+
+
+class LoginSerializer(StrictSerializer):
+    username = serializers.CharField(max_length=150)
+    password = PasswordField()
+    name = serializers.CharField(max_length=100, default="", allow_blank=True, help_text="What to call the token.")
+
+
+class LoggedInSerializer(serializers.Serializer[Any]):
+    token = serializers.CharField()
+    expires_at = serializers.DateTimeField()
+
+
+class EraseSerializer(StrictSerializer):
+    password = PasswordField()
+
+    def validate_password(self, password: str) -> str:
+        if not self.context["request"].user.check_password(password):
+            raise serializers.ValidationError("The password is wrong.", code="wrong_password")
+        return password
+
+
+class TokenSerializer(serializers.ModelSerializer[Token]):
+    expires_at = serializers.DateTimeField(source="expiry")
+    current = serializers.SerializerMethodField(help_text="This request's own token.")
+
+    class Meta:
+        model = Token
+        fields = ("id", "name", "created_at", "expires_at", "current")
+        read_only_fields = fields
+
+    def get_current(self, token: Token) -> bool:
+        return bool(token == self.context["request"].auth)
+
+
+class TokenCreateSerializer(StrictSerializer):
+    name = serializers.CharField(max_length=100)
+
+
+class TokenCreatedSerializer(TokenSerializer):
+    """With the token itself, which is never shown again."""
+
+    token = serializers.CharField()
+
+    class Meta:
+        model = Token
+        fields = (*TokenSerializer.Meta.fields, "token")

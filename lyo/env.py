@@ -1,0 +1,76 @@
+"""Every setting that Lyo takes from its environment: name, type, default, and why.
+
+This is the only reader of `os.environ`. Where no server's URL is given, the address of the embedded one is taken from
+`LYO_HOME/local.json`, which `make run` and the tests write (see `lyo.embedded`).
+"""
+
+import json
+from pathlib import Path
+
+from environs import Env
+
+env = Env()
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+HOME = (BASE_DIR / env.str("LYO_HOME", ".lyo")).resolve()  # all state of a local stack; delete it to start anew
+LOCAL_FILE = HOME / "local.json"  # mode 0600: addresses, passwords and the secret key of a local stack
+
+
+def local(key: str) -> str:
+    """A value that a local stack made for itself, or "" where there is none yet."""
+    return json.loads(LOCAL_FILE.read_text()).get(key, "") if LOCAL_FILE.exists() else ""
+
+
+# --- servers ---
+DATABASE_URL = env.str("LYO_DATABASE_URL", "") or local("database_url")  # postgres://user:password@host:5432/name
+BROKER_URL = env.str("LYO_BROKER_URL", "") or local("broker_url")  # redis://…: needs noeviction and an append-only file
+CACHE_URL = env.str("LYO_CACHE_URL", "") or local("cache_url")  # redis://…: may evict; a server of its own
+DATABASE_POOL = env.int("LYO_DATABASE_POOL", 24)  # Postgres connections of one process; open streams hold none
+STATIC_ROOT = env.str("LYO_STATIC_ROOT", str(HOME / "static"))  # where collectstatic puts the admin's and docs' files
+
+# --- web ---
+HOST = env.str("LYO_HOST", "127.0.0.1")  # address that `make run` binds
+PORT = env.int("LYO_PORT", 8000)  # web; Flower takes LYO_FLOWER_PORT
+FLOWER_PORT = env.int("LYO_FLOWER_PORT", 5555)  # always on loopback: its /metrics knows no password
+SECRET_KEY = env.str("LYO_SECRET_KEY", "") or local("secret_key")  # signs sessions; production must set it
+DEBUG = env.bool("LYO_DEBUG", False)  # tracebacks in the browser; never in production
+ALLOWED_HOSTS = env.list("LYO_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])  # Host headers that are answered
+HTTPS = env.bool("LYO_HTTPS", False)  # behind TLS: secure cookies, HSTS, redirect, X-Forwarded-Proto is trusted
+TRUSTED_PROXIES = env.int("LYO_TRUSTED_PROXIES", 0)  # how many proxies append to X-Forwarded-For; throttles see past them
+TOKEN_DAYS = env.int("LYO_TOKEN_DAYS", 30)  # life of a bearer token
+MAX_BODY_MB = env.int("LYO_MAX_BODY_MB", 2)  # a larger request body is refused with 413
+
+# --- logs ---
+LOG_FORMAT = env.str("LYO_LOG_FORMAT", "json")  # json for machines, console for eyes
+LOG_LEVEL = env.str("LYO_LOG_LEVEL", "INFO")
+
+# --- limits: past them the answer is 429 with Retry-After ---
+REGISTRATIONS_PER_MINUTE = env.int("LYO_REGISTRATIONS_PER_MINUTE", 60)  # per address
+LOGIN_FAILURES_PER_MINUTE = env.int("LYO_LOGIN_FAILURES_PER_MINUTE", 10)  # per address and user name
+GENERATIONS_PER_MINUTE = env.int("LYO_GENERATIONS_PER_MINUTE", 120)  # per user
+REQUESTS_PER_MINUTE = env.int("LYO_REQUESTS_PER_MINUTE", 1200)  # per user, everything but generations
+GENERATIONS_AT_ONCE = env.int("LYO_GENERATIONS_AT_ONCE", 8)  # per user, queued or running
+QUEUE_LIMIT = env.int("LYO_QUEUE_LIMIT", 256)  # jobs that may wait in one queue
+
+# --- jobs ---
+LEASE_S = env.float("LYO_LEASE_S", 5.0)  # a worker silent for so long has lost its jobs
+HEARTBEAT_S = env.float("LYO_HEARTBEAT_S", 1.5)  # well below the lease, so that one late beat costs nothing
+JOB_ATTEMPTS = env.int("LYO_JOB_ATTEMPTS", 5)  # a job whose worker dies so often is given up as a bug
+JOB_DEADLINE_S = env.int("LYO_JOB_DEADLINE_S", 600)  # from acceptance to end, for interactive work
+JOB_RETENTION_DAYS = env.int("LYO_JOB_RETENTION_DAYS", 30)  # ended jobs are deleted after this
+STREAM_TTL_S = env.int("LYO_STREAM_TTL_S", 900)  # a token stream can be replayed so long; later the stored text serves
+READER_GRACE_S = env.float("LYO_READER_GRACE_S", 10.0)  # an answer that nobody reads is cancelled after this
+KEEP_ALIVE_S = env.float("LYO_KEEP_ALIVE_S", 10.0)  # a comment on a silent stream, so that proxies keep it open
+
+# --- the model and its worker ---
+MODEL = env.str("LYO_MODEL", "gemma-3-270m")  # a name in workers/models/registry.py, a folder, or a hub id
+MODELS_DIR = Path(env.str("LYO_MODELS_DIR", str(BASE_DIR / ".lyo" / "models")))  # converted weights; shared by stacks
+DEVICE = env.str("LYO_DEVICE", "auto")  # auto, cpu, cuda, mps
+DTYPE = env.str("LYO_DTYPE", "auto")  # auto: bfloat16 where the processor has it; float32 is exact, bfloat16 is fast
+CONTEXT_TOKENS = env.int("LYO_CONTEXT_TOKENS", 4096)  # prompt and answer together
+KV_CACHE_MB = env.int("LYO_KV_CACHE_MB", 2048)  # bounds the tokens in flight; a request that can never fit is refused
+MAX_BATCH = env.int("LYO_MAX_BATCH", 32)  # requests that are generated side by side
+GENERATE_THREADS = env.int("LYO_GENERATE_THREADS", 64)  # jobs a worker holds; those past MAX_BATCH wait beside the engine
+TORCH_THREADS = env.int("LYO_TORCH_THREADS", 0)  # 0: one per core
+METRICS_PORT = env.int("LYO_METRICS_PORT", 0)  # a worker's own /metrics; 0 where the web process can read its files
+METRICS_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", "")  # shared by the processes of one machine; prometheus_client reads it

@@ -1,0 +1,249 @@
+"""Django's settings. Values come from `lyo.env`; there is one copy of this file for development, tests and production."""
+
+from datetime import timedelta
+from typing import Any
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import reverse_lazy
+
+from apps.common.logs import logging_config
+from lyo import env
+
+if not (env.DATABASE_URL and env.BROKER_URL and env.CACHE_URL and env.SECRET_KEY):
+    raise ImproperlyConfigured(
+        "No servers are known. Run `make run` once (it starts its own under .lyo/), or set LYO_DATABASE_URL, "
+        "LYO_BROKER_URL, LYO_CACHE_URL and LYO_SECRET_KEY."
+    )
+
+BASE_DIR = env.BASE_DIR
+SECRET_KEY = env.SECRET_KEY
+DEBUG = env.DEBUG
+ALLOWED_HOSTS = env.ALLOWED_HOSTS
+ROOT_URLCONF = "lyo.urls"
+ASGI_APPLICATION = "lyo.asgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+TIME_ZONE = "UTC"
+
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "knox",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "drf_standardized_errors",
+    "django_celery_beat",
+    "django_structlog",
+    "apps.common",
+    "apps.users",
+    "apps.jobs",
+    "apps.inference",
+    "apps.tutor",
+]
+
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+    "apps.common.middleware.deferred_response",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "lyo" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+# --- servers ---
+# Under ASGI every request runs on a thread of its own, so connections are pooled instead of kept by threads.
+DATABASES = {"default": dj_database_url.parse(env.DATABASE_URL, conn_max_age=0, conn_health_checks=True)}
+DATABASES["default"].setdefault("OPTIONS", {}).update(
+    connect_timeout=3, pool={"min_size": 1, "max_size": env.DATABASE_POOL, "timeout": 5}
+)
+BROKER_URL = env.BROKER_URL
+CACHE_URL = env.CACHE_URL
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": env.CACHE_URL,
+        "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 2},
+    }
+}
+
+STATIC_URL = "/static/"
+STATIC_ROOT = env.STATIC_ROOT
+
+# --- people ---
+AUTH_USER_MODEL = "users.User"
+KNOX_TOKEN_MODEL = "users.Token"
+REST_KNOX = {
+    "AUTH_HEADER_PREFIX": "Bearer",
+    "TOKEN_TTL": timedelta(days=env.TOKEN_DAYS),
+    "TOKEN_MODEL": KNOX_TOKEN_MODEL,
+}
+MIGRATION_MODULES = {"knox": None}  # its own token table, which ours replaces, would stand in the way of a flush
+PASSWORD_HASHERS = ["apps.users.hashers.Argon2PasswordHasher"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+TRUSTED_PROXIES = env.TRUSTED_PROXIES
+
+# --- transport security ---
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = env.HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^(livez|readyz|metrics)$"]  # probes come past the proxy
+SECURE_HSTS_SECONDS = 31_536_000 if env.HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.HTTPS else None
+X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = env.MAX_BODY_MB * 2**20
+
+# --- the API ---
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["apps.users.auth.TokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": ["apps.common.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "apps.common.negotiation.ContentNegotiation",
+    "DEFAULT_THROTTLE_CLASSES": ["apps.common.throttles.RequestThrottle"],
+    "DEFAULT_PAGINATION_CLASS": "apps.common.pagination.CursorPagination",
+    "DEFAULT_SCHEMA_CLASS": "drf_standardized_errors.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+DRF_STANDARDIZED_ERRORS = {"EXCEPTION_HANDLER_CLASS": "apps.common.errors.ExceptionHandler"}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Lyo",
+    "DESCRIPTION": "Self-hosted backend for AI education.",
+    "VERSION": "1",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": ["drf_standardized_errors.openapi_hooks.postprocess_schema_enums"],
+}
+
+# --- Celery: every name here is an option that Celery knows (a test asserts it) ---
+CELERY_BROKER_URL = env.BROKER_URL
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # a worker outlives any outage of its broker
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    # Without these a publisher hangs on a frozen Redis.
+    "socket_timeout": 3,
+    "socket_connect_timeout": 2,
+    "health_check_interval": 10,
+    "retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2},
+}
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.2}
+CELERY_TASK_IGNORE_RESULT = True  # results live in job rows
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_WORKER_DISABLE_PREFETCH = True  # a killed worker strands no messages that it had not begun
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_REDIRECT_STDOUTS = False
+CELERY_WORKER_SEND_TASK_EVENTS = True  # Flower lives on them
+CELERY_TIMEZONE = TIME_ZONE
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_MAX_LOOP_INTERVAL = 1
+CELERY_BEAT_SCHEDULE = {
+    # A message that waited longer than its interval says nothing new: it expires.
+    "jobs.sweep": {"task": "jobs.sweep", "schedule": 1.0, "options": {"queue": "default", "expires": 2}},
+    "jobs.delete_expired": {"task": "jobs.delete_expired", "schedule": 3600.0, "options": {"queue": "default"}},
+    **{
+        f"jobs.canary.{queue}": {
+            "task": "jobs.canary",
+            "schedule": 5.0,
+            "args": [queue],
+            "options": {"queue": queue, "expires": 10},
+        }
+        for queue in ("default", "generate", "embed")
+    },
+}
+
+# --- logs ---
+LOGGING = logging_config(env.LOG_FORMAT, env.LOG_LEVEL)
+
+# --- the staff's desk ---
+
+
+def _list(title: str, icon: str, model: str) -> dict[str, Any]:
+    """A sidebar link to the list of `app.model`, for those who may see it."""
+    app, name = model.split(".")
+    permission = f"{app}.view_{name}"
+    return {
+        "title": title,
+        "icon": icon,
+        "link": reverse_lazy(f"admin:{app}_{name}_changelist"),
+        "permission": lambda request: request.user.has_perm(permission),
+    }
+
+
+UNFOLD = {
+    "SITE_TITLE": "Lyo",
+    "SITE_HEADER": "Lyo",
+    "SITE_SYMBOL": "school",
+    "SITE_URL": "/api/docs/",
+    "DASHBOARD_CALLBACK": "lyo.dashboard.dashboard",
+    "SIDEBAR": {
+        "navigation": [
+            {
+                "title": "Work",
+                "items": [
+                    {"title": "Overview", "icon": "monitoring", "link": reverse_lazy("admin:index")},
+                    _list("Jobs", "work", "jobs.job"),
+                    _list("Periodic tasks", "schedule", "django_celery_beat.periodictask"),
+                ],
+            },
+            {
+                "title": "Tutor",
+                "items": [
+                    _list("Conversations", "forum", "tutor.conversation"),
+                    _list("Messages", "chat", "tutor.message"),
+                ],
+            },
+            {
+                "title": "People",
+                "items": [_list("Users", "person", "users.user"), _list("Groups", "group", "auth.group")],
+            },
+            {
+                "title": "Machine",
+                "items": [
+                    {"title": "API documentation", "icon": "api", "link": "/api/docs/"},
+                    {"title": "Readiness", "icon": "favorite", "link": "/readyz"},
+                ],
+            },
+        ]
+    },
+}

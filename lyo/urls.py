@@ -1,0 +1,25 @@
+"""Every path that Lyo answers."""
+
+from django.contrib import admin
+from django.urls import include, path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from lyo import ops
+
+urlpatterns = [
+    path("livez", ops.livez),
+    path("readyz", ops.readyz),
+    path("metrics", ops.metrics),
+    path("admin/", admin.site.urls),
+    path("api/schema/", SpectacularAPIView.as_view(throttle_classes=[]), name="schema"),
+    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema", throttle_classes=[])),
+    path("api/v1/", include("apps.users.urls")),
+    path("api/v1/", include("apps.jobs.urls")),
+    path("api/v1/", include("apps.tutor.urls")),
+    path("v1/", include("apps.inference.urls")),
+]
+
+handler400 = "apps.common.errors.handler400"
+handler403 = "apps.common.errors.handler403"
+handler404 = "apps.common.errors.handler404"
+handler500 = "apps.common.errors.handler500"

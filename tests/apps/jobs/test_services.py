@@ -1,0 +1,216 @@
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from django.db import connection, transaction
+from django.utils import timezone
+
+from apps.common.errors import Conflict, TooManyRequests
+from apps.jobs import dispatch, services, streams
+from apps.jobs.models import Job, State
+from apps.users.models import User
+from lyo import env
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the jobs whose message went out; the broker's part is played by a list."""
+    ids: list[str] = []
+    monkeypatch.setattr(dispatch, "send", lambda jobs: ids.extend(str(job_id) for _, job_id in jobs) or True)
+    return ids
+
+
+@pytest.fixture
+def learner() -> User:
+    return User.objects.create_user("ada", "ada@example.org", "correct-horse-9-battery")
+
+
+def make(**fields: object) -> Job:
+    return services.job_create(**{"kind": "ping", "request": {"ping": 1}, **fields})
+
+
+def claim(job: Job, worker: str = "w1") -> services.Claim:
+    taken = services.job_claim(job_id=job.id, worker=worker)
+    assert taken is not None
+    return taken
+
+
+def in_threads(count: int, call: Callable[[], object]) -> list[object]:
+    """What `call` returned or raised on each of `count` threads that start together."""
+    barrier, results = threading.Barrier(count), []
+
+    def run() -> None:
+        barrier.wait()
+        try:
+            results.append(call())
+        except Exception as error:  # noqa: BLE001 - the kind of error is what is asserted
+            results.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return results
+
+
+def test_the_message_goes_out_only_when_the_transaction_commits(sent: list[str]) -> None:
+    with transaction.atomic():
+        job = make()
+        assert sent == []
+    assert sent == [str(job.id)]
+    with pytest.raises(ZeroDivisionError), transaction.atomic():
+        make()
+        raise ZeroDivisionError
+    assert sent == [str(job.id)]
+    assert Job.objects.count() == 1
+
+
+def test_of_many_claims_exactly_one_wins(sent: list[str]) -> None:
+    job = make()
+    claims = in_threads(16, lambda: services.job_claim(job_id=job.id, worker="w"))
+    won = [taken for taken in claims if taken is not None]
+    assert len(won) == 1
+    job.refresh_from_db()
+    assert (job.state, job.attempt, job.worker, job.lease_token) == (State.RUNNING, 1, "w", won[0].token)
+
+
+def test_a_presumed_dead_worker_cannot_overwrite_its_successor(sent: list[str]) -> None:
+    job = make()
+    first = claim(job, "old")
+    Job.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    assert services.job_requeue_expired() == 1
+    second = claim(job, "new")
+    with pytest.raises(services.LeaseLost):
+        services.job_finish(claim=first, state=State.SUCCEEDED, result={"text": "stale"})
+    services.job_finish(claim=second, state=State.SUCCEEDED, result={"text": "fresh"})
+    job.refresh_from_db()
+    assert (job.state, job.result, job.attempt) == (State.SUCCEEDED, {"text": "fresh"}, 2)
+
+
+def test_one_heartbeat_extends_all_leases_and_names_the_lost(sent: list[str]) -> None:
+    kept, lost = claim(make()), claim(make())
+    services.job_cancel(job=lost.job)
+    Job.objects.filter(id=kept.job.id).update(lease_expires_at=timezone.now())
+    assert services.job_heartbeat(tokens=[kept.token, lost.token]) == {lost.token}
+    lease = Job.objects.get(id=kept.job.id).lease_expires_at - timezone.now()
+    assert 0 < env.LEASE_S - lease.total_seconds() < 2
+
+
+def test_after_the_last_attempt_a_lost_job_is_errored_and_not_sent_again(sent: list[str]) -> None:
+    job = make()
+    for _ in range(env.JOB_ATTEMPTS):
+        claim(job)
+        Job.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+        services.job_requeue_expired()
+    job.refresh_from_db()
+    assert (job.state, job.error["code"]) == (State.ERRORED, "worker_lost")
+    assert len(sent) == env.JOB_ATTEMPTS  # once at creation, once after each loss but the last
+
+
+def test_a_starting_worker_frees_what_its_namesake_held_and_nothing_else(sent: list[str]) -> None:
+    mine, others = claim(make(), "generate@a"), claim(make(), "generate@b")
+    assert services.job_release(worker="generate@a") == 1
+    assert Job.objects.get(id=mine.job.id).state == State.QUEUED
+    assert Job.objects.get(id=others.job.id).state == State.RUNNING
+
+
+def test_a_message_the_broker_did_not_take_is_sent_by_the_sweeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "send", lambda jobs: False)
+    job = make()
+    sent: list[object] = []
+    monkeypatch.setattr(dispatch, "send", lambda jobs: sent.extend(jobs) or True)
+    assert services.job_resend() == 1
+    assert sent == [("ping", job.id)]
+    assert services.job_resend() == 0  # not again before it is due
+
+
+def test_a_cancelled_job_ends_at_once_and_cannot_be_claimed(sent: list[str]) -> None:
+    job = services.job_cancel(job=make())
+    assert (job.state, job.result) == (State.CANCELLED, None)
+    assert services.job_claim(job_id=job.id, worker="w") is None
+
+
+def test_cancelling_a_running_job_keeps_what_was_delivered_and_refuses_more(sent: list[str]) -> None:
+    from apps.common import redis
+
+    taken = claim(make())
+    pipe = redis.broker().pipeline()
+    streams.append(pipe, taken.job.id, 1, streams.Entry(0, 5, [1, 2], "hello"))
+    streams.append(pipe, taken.job.id, 1, streams.Entry(5, 6, [3], "!"))
+    assert [offset for offset, _ in pipe.execute()] == [5, 6]
+    job = services.job_cancel(job=taken.job)
+    assert (job.state, job.result) == (State.CANCELLED, {"text": "hello!", "finish_reason": "cancelled"})
+    streams.append(pipe, taken.job.id, 1, streams.Entry(6, 7, [4], "?"))
+    assert pipe.execute()[0][0] == streams.SEALED
+
+
+def test_cancelling_an_ended_job_changes_nothing(sent: list[str]) -> None:
+    taken = claim(make())
+    services.job_finish(claim=taken, state=State.SUCCEEDED, result={"pong": 1})
+    job = services.job_cancel(job=taken.job)
+    assert (job.state, job.result) == (State.SUCCEEDED, {"pong": 1})
+
+
+def test_a_retried_job_starts_from_the_beginning(sent: list[str]) -> None:
+    job = make()
+    services.job_finish(claim=claim(job), state=State.FAILED, error={"code": "x", "detail": "y"})
+    assert services.job_retry(job=job) is True
+    job.refresh_from_db()
+    assert (job.state, job.error, job.finished_at, job.attempt) == (State.QUEUED, None, None, 1)
+    assert claim(job).job.attempt == 2
+    assert services.job_retry(job=job) is False  # it runs
+
+
+def test_a_queued_job_past_its_deadline_fails_with_the_reason(sent: list[str]) -> None:
+    job = make(deadline=timedelta(seconds=-1))
+    assert services.job_fail_overdue() == 1
+    job.refresh_from_db()
+    assert (job.state, job.error["code"]) == (State.FAILED, "deadline_exceeded")
+
+
+def test_only_ended_jobs_past_their_retention_are_deleted(sent: list[str]) -> None:
+    old, fresh, queued = make(), make(), make()
+    for job in (old, fresh):
+        services.job_finish(claim=claim(job), state=State.SUCCEEDED)
+    Job.objects.filter(id=old.id).update(finished_at=timezone.now() - timedelta(days=env.JOB_RETENTION_DAYS + 1))
+    assert services.job_delete_expired() == 1
+    assert set(Job.objects.values_list("id", flat=True)) == {fresh.id, queued.id}
+
+
+def test_admission_is_exact_when_many_ask_at_once(sent: list[str], learner: User) -> None:
+    def ask() -> Job:
+        with transaction.atomic():
+            services.job_admit(user=learner, queue="default")
+            return make(user=learner)
+
+    results = in_threads(env.GENERATIONS_AT_ONCE + 6, ask)
+    assert sum(isinstance(result, Job) for result in results) == env.GENERATIONS_AT_ONCE
+    refused = [result for result in results if not isinstance(result, Job)]
+    assert [type(error) for error in refused] == [TooManyRequests] * 6
+
+
+def test_a_full_queue_refuses_with_the_position_one_would_have_had(
+    sent: list[str], learner: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env, "QUEUE_LIMIT", 2)
+    make(), make()
+    with pytest.raises(TooManyRequests) as refusal, transaction.atomic():
+        services.job_admit(user=learner, queue="default")
+    assert refusal.value.extra == {"queue_position": 3}
+
+
+def test_a_repeated_key_finds_its_job_and_refuses_another_request(sent: list[str], learner: User) -> None:
+    job = make(user=learner, idempotency_key="k", fingerprint_of={"a": 1})
+    assert services.job_find_repeat(user=learner, idempotency_key="k", request={"a": 1}) == job
+    assert services.job_find_repeat(user=learner, idempotency_key="other", request={"a": 1}) is None
+    with pytest.raises(Conflict):
+        services.job_find_repeat(user=learner, idempotency_key="k", request={"a": 2})
+
+
+def test_claiming_an_unknown_job_is_nothing() -> None:
+    assert services.job_claim(job_id=uuid4(), worker="w") is None

@@ -1,0 +1,154 @@
+from io import StringIO
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.core.management import CommandError, call_command
+from django.test import Client
+from rest_framework.test import APIClient
+
+from apps.common.throttles import LoginThrottle, TokenBucket
+from apps.users.models import Role, Token, User
+from lyo import env
+from tests.apps.users.conftest import PASSWORD
+
+pytestmark = pytest.mark.django_db
+
+USERS = "/admin/users/user/"
+
+
+@pytest.fixture
+def root() -> Client:
+    """A superuser who has logged in on the admin's own page."""
+    User.objects.create_superuser("root", "root@example.org", PASSWORD)
+    client = Client(REMOTE_ADDR=uuid4().hex)
+    answer = client.post("/admin/login/?next=/admin/", {"username": "root", "password": PASSWORD})
+    assert (answer.status_code, answer["Location"]) == (302, "/admin/")
+    return client
+
+
+def test_the_desk_lists_filters_and_finds_users(root: Client, ann: APIClient) -> None:
+    assert "ann@example.org" in root.get(USERS).content.decode()
+    assert "ann@example.org" not in root.get(USERS, {"role__exact": "teacher"}).content.decode()
+    assert "ann@example.org" in root.get(USERS, {"q": "ANN"}).content.decode()
+    assert root.get("/admin/auth/group/").status_code == 200
+
+
+def test_a_users_page_shows_no_password_hash_and_no_digest(root: Client, ann: APIClient) -> None:
+    page = root.get(f"{USERS}{ann.user.id}/change/").content.decode()
+    assert "ann@example.org" in page
+    assert "argon2" not in page
+    assert Token.objects.get(user=ann.user).digest not in page
+    assert root.get(f"{USERS}{ann.user.id}/password/").status_code == 200
+
+
+def test_staff_make_a_teacher_and_revoke_a_token(root: Client, ann: APIClient) -> None:
+    token = Token.objects.get(user=ann.user)
+    form = {
+        "username": "ann",
+        "email": "ann@example.org",
+        "role": "teacher",
+        "is_active": "on",
+        "interests": "chess,maps",
+        "level": "advanced",
+        "language": "en",
+        "auth_token_set-TOTAL_FORMS": "1",
+        "auth_token_set-INITIAL_FORMS": "1",
+        "auth_token_set-0-id": str(token.id),
+        "auth_token_set-0-user": str(ann.user.id),
+        "auth_token_set-0-DELETE": "on",
+    }
+    assert root.post(f"{USERS}{ann.user.id}/change/", form).status_code == 302
+    ann.user.refresh_from_db()
+    assert (ann.user.role, ann.user.interests) == ("teacher", ["chess", "maps"])
+    assert ann.get("/api/v1/me").status_code == 401
+
+
+def test_staff_add_a_user(root: Client) -> None:
+    form = {
+        "username": "dora",
+        "email": "Dora@Example.org",
+        "role": "staff",
+        "usable_password": "true",
+        "password1": PASSWORD,
+        "password2": PASSWORD,
+    }
+    assert root.get(f"{USERS}add/").status_code == 200
+    assert root.post(f"{USERS}add/", form).status_code == 302
+    dora = User.objects.get(username="dora")
+    assert (dora.email, dora.is_staff, dora.check_password(PASSWORD)) == ("dora@example.org", True, True)
+
+
+def test_all_tokens_of_the_chosen_users_are_revoked(root: Client, ann: APIClient, bob: APIClient) -> None:
+    root.post(USERS, {"action": "revoke_tokens", "_selected_action": [str(ann.user.id)]})
+    assert (ann.get("/api/v1/me").status_code, bob.get("/api/v1/me").status_code) == (401, 200)
+
+
+def test_deleting_in_the_admin_erases_as_the_user_would(root: Client, ann: APIClient, bob: APIClient) -> None:
+    assert root.post(f"{USERS}{ann.user.id}/delete/", {"post": "yes"}).status_code == 302
+    root.post(USERS, {"action": "delete_selected", "_selected_action": [str(bob.user.id)], "post": "yes"})
+    assert list(User.objects.values_list("username", flat=True)) == ["root"]
+
+
+def test_ordinary_staff_cannot_make_themselves_superusers(root: Client, ann: APIClient) -> None:
+    User.objects.filter(id=ann.user.id).update(role=Role.STAFF, is_staff=True)
+    ann.user.user_permissions.set(Permission.objects.filter(content_type__app_label="users"))
+    clerk = Client(REMOTE_ADDR=uuid4().hex)
+    clerk.login(username="ann", password=PASSWORD)
+    page = clerk.get(f"{USERS}{ann.user.id}/change/").content.decode()
+    assert 'name="role"' in page
+    assert 'name="is_superuser"' not in page
+    assert 'name="user_permissions"' not in page
+    superuser = User.objects.get(username="root")
+    assert clerk.post(f"{USERS}{superuser.id}/change/", {}).status_code == 403
+    assert clerk.get(f"{USERS}{superuser.id}/password/").status_code == 403
+    assert clerk.post(f"{USERS}{superuser.id}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_a_learner_cannot_enter_and_guesses_are_limited(
+    root: Client, ann: APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoginThrottle, "bucket", TokenBucket("test-admin", 2))
+    client = Client(REMOTE_ADDR=uuid4().hex)
+    learner, guess = {"username": "ann", "password": PASSWORD}, {"username": "root", "password": "guess"}
+    assert client.post("/admin/login/", learner).status_code == 200  # the form again
+    pages = [client.post("/admin/login/", guess).content.decode() for _ in range(3)]
+    assert ["Too many failed attempts" in page for page in pages] == [False, False, True]
+    assert client.post("/admin/login/", {**guess, "password": PASSWORD}).status_code == 200
+
+
+# --- demo accounts ---
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    local = {"admin_username": "boss", "admin_password": "printed-at-the-start"}
+    monkeypatch.setattr(env, "local", lambda key: local.get(key, ""))
+    return local
+
+
+def test_demo_accounts_can_be_seeded_again_and_the_printed_password_works(demo: dict[str, str]) -> None:
+    said = StringIO()
+    call_command("seed_demo", stdout=said)
+    User.objects.get(username="boss").set_password("changed")
+    demo["admin_password"] = "printed-later"
+    call_command("seed_demo", stdout=said)
+    assert said.getvalue().splitlines()[::4] == ["boss (staff): made", "boss (staff): there"]
+    boss = User.objects.get(username="boss")
+    assert (boss.is_superuser, boss.is_staff, boss.check_password("printed-later")) == (True, True, True)
+    assert sorted(User.objects.values_list("role", flat=True)) == ["learner", "learner", "staff", "teacher"]
+
+
+def test_seeding_leaves_alone_who_has_a_demo_name_already(demo: dict[str, str]) -> None:
+    User.objects.create_user("ada", "lovelace@example.org", PASSWORD)
+    said = StringIO()
+    call_command("seed_demo", stdout=said)
+    assert "ada (learner): the name is somebody else's, left alone" in said.getvalue()
+    assert User.objects.get(username="ada").check_password(PASSWORD)
+
+
+def test_without_a_local_stack_nothing_is_seeded(demo: dict[str, str]) -> None:
+    demo.clear()
+    with pytest.raises(CommandError, match="demo credentials"):
+        call_command("seed_demo")
+    assert not User.objects.exists()

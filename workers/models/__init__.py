@@ -1,0 +1,1 @@
+"""Where models come from and how text becomes tokens: registry, conversion, loading, template, embedder."""

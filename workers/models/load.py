@@ -1,0 +1,101 @@
+"""Loads a model's weights and tokenizer. Only safetensors are read, and no code that comes with a model is run."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from workers.models.packaged import packaged_folder, weights_sha256
+from workers.models.registry import ModelSpec, resolve
+from workers.models.template import turn_marks
+from workers.models.tokenizer import Tokenizer
+
+HUB_FILES = ["*.safetensors", "*.json"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model in memory. `digest` is the sha256 of its weights; `stop_ids` are the tokens that end an answer."""
+
+    name: str
+    digest: str
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    stop_ids: frozenset[int]
+    context_tokens: int
+
+
+def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+    """Load the model `name` (see `registry.resolve`) for inference.
+
+    device: auto, cpu, cuda, mps. dtype: auto, or a torch name such as float32; auto is bfloat16 where the hardware
+    multiplies in it, else float32. Raises `Refused` for a name or a model that cannot be served.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    spec = resolve(name)
+    folder, digest = model_folder(spec, models_dir)
+    place = torch.device(best_device() if device == "auto" else device)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=best_dtype(place) if dtype == "auto" else getattr(torch, dtype),
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    model.to(place).eval().requires_grad_(False)
+    tokenizer = Tokenizer.from_folder(folder)
+    return LoadedModel(
+        name=spec.name,
+        digest=digest,
+        model=model,
+        tokenizer=tokenizer,
+        stop_ids=frozenset({tokenizer.control("<eos>"), turn_marks(tokenizer)[1]}),
+        context_tokens=model.config.get_text_config().max_position_embeddings,
+    )
+
+
+def model_folder(spec: ModelSpec, models_dir: Path, progress: Callable[[str], None] = print) -> tuple[Path, str]:
+    """Where the model's files are, fetched or converted if need be, and the digest of its weights."""
+    if spec.source == "packaged":
+        folder = packaged_folder(spec, models_dir, progress)
+        return folder, json.loads((folder / "meta.json").read_text())["weights_sha256"]
+    if spec.source == "hub":
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(spec.location, revision=spec.revision, allow_patterns=HUB_FILES))
+    else:
+        folder = Path(spec.location)
+    return folder, cached_digest(folder, models_dir)
+
+
+def cached_digest(folder: Path, models_dir: Path) -> str:
+    """`weights_sha256` of a folder that is not ours to write to, remembered while its files keep size and time."""
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
+    memory = models_dir / "digests" / sha256(repr((str(folder), files)).encode()).hexdigest()
+    if not memory.is_file():
+        digest = weights_sha256(folder)
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        memory.write_text(digest)
+    return memory.read_text()
+
+
+def best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def best_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cpu":
+        abilities = torch.cpu.get_capabilities()
+        fast = abilities.get("avx512_bf16") or abilities.get("amx_bf16")
+    else:
+        fast = device.type == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if fast else torch.float32

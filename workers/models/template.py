@@ -1,0 +1,81 @@
+"""The one place where a conversation becomes tokens: serving, training and evaluation all call `render`.
+
+A turn is `<start_of_turn>user\\n…<end_of_turn>\\n`; Gemma 4 writes `<|turn>` and `<turn|>` for the marks. There is one
+`<bos>`, roles alternate between `user` and `model`, and a system message is the head of the user's turn that follows.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Literal, TypedDict
+
+from workers.models.tokenizer import Tokenizer
+from workers.protocols import Refused
+
+TURN_MARKS = (("<start_of_turn>", "<end_of_turn>"), ("<|turn>", "<turn|>"))
+SPEAKERS = {"system": "user", "developer": "user", "user": "user", "assistant": "model"}
+INSTRUCTIONS = ("system", "developer")
+
+
+class Message(TypedDict):
+    role: str
+    content: str
+
+
+def turn_marks(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The ids of the tokens that start and end a turn."""
+    for start, end in TURN_MARKS:
+        try:
+            return tokenizer.control(start), tokenizer.control(end)
+        except KeyError:
+            continue
+    raise Refused("unsupported_tokenizer", f"the model's tokenizer has none of Gemma's turn marks {TURN_MARKS}")
+
+
+def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool = True) -> list[int]:
+    """The prompt for `messages`; with `add_generation_prompt` it ends where the model's answer begins.
+
+    Messages of one speaker in a row become one turn, parted by an empty line.
+    """
+    start, end = turn_marks(tokenizer)
+    newline = tokenizer.encode("\n")
+    tokens = [tokenizer.bos]
+    for speaker, group in groupby(messages, key=speaker_of):
+        content = "\n\n".join(message["content"].strip() for message in group)
+        tokens += [start, *tokenizer.encode(f"{speaker}\n{content}"), end, *newline]
+    if add_generation_prompt:
+        tokens += [start, *tokenizer.encode("model\n")]
+    return tokens
+
+
+def speaker_of(message: Message) -> str:
+    try:
+        return SPEAKERS[message["role"]]
+    except KeyError:
+        raise Refused("invalid_role", f"role {message['role']!r} is not one of {', '.join(SPEAKERS)}") from None
+
+
+def fit(
+    tokenizer: Tokenizer, messages: Sequence[Message], budget: int, overflow: Literal["refuse", "drop_oldest"]
+) -> list[int]:
+    """`render` within `budget` tokens.
+
+    `drop_oldest` leaves out the oldest exchanges, whole: never instructions, the last exchange, or a part of a turn.
+    Raises `Refused` where even that is too long.
+    """
+    instructions = [message for message in messages if message["role"] in INSTRUCTIONS]
+    dialogue = [message for message in messages if message["role"] not in INSTRUCTIONS]
+    asks = [message["role"] == "user" for message in dialogue]
+    exchanges = [i for i, ask in enumerate(asks) if i == 0 or (ask and not asks[i - 1])] or [0]
+
+    def without(dropped: int) -> list[int]:
+        if dropped == 0:
+            return render(tokenizer, messages)
+        return render(tokenizer, instructions + dialogue[exchanges[dropped] :])
+
+    choices = range(len(exchanges) if overflow == "drop_oldest" else 1)
+    dropped = bisect_left(choices, True, key=lambda dropped: len(without(dropped)) <= budget)
+    if dropped == len(choices):
+        needed = len(without(choices[-1]))
+        raise Refused("context_length_exceeded", f"the messages take {needed} tokens; {budget} are left for them")
+    return without(dropped)

@@ -1,0 +1,266 @@
+"""A worker's hold on its jobs: claim, heartbeat, delivery of tokens, and exactly one end for each.
+
+Two threads serve all of a process's jobs: `Heartbeat` extends their leases in one statement, `Delivery` writes their
+tokens in one round trip. Both outlive the servers they speak to.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, TypeVar
+from uuid import UUID
+
+import structlog
+from celery import current_task, shared_task
+from celery.signals import worker_init
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from redis.exceptions import RedisError
+
+from apps.common import redis
+from apps.jobs import services, streams
+from apps.jobs.models import State
+from lyo import env
+from workers.protocols import Delta, EngineStopped, Refused
+from workers.tasks import metrics
+
+logger = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+RETRY_S = 0.2
+DRAIN_S = 1.0  # how long the end of a job waits for its last tokens to be delivered
+
+
+class JobRun:
+    """A claimed job in the hands of a task. `stopped` is set when it is cancelled, taken away, or nobody reads it."""
+
+    def __init__(self, claim: services.Claim) -> None:
+        self.claim = claim
+        self.id: UUID = claim.job.id
+        self.request: dict[str, Any] = claim.job.request
+        self.keep = claim.job.keep
+        self.entries = streams.claim(self.id, claim.job.attempt)
+        self.sent = len(self.entries)
+        self.unread_since: float | None = None
+        self.stopped = threading.Event()
+        self._on_stop: Callable[[], None] = lambda: None
+        self._clock = metrics.TokenClock(claim.job.created_at, resumed=bool(self.entries))
+
+    @property
+    def delivered(self) -> tuple[int, ...]:
+        """Tokens that an earlier attempt has sent to the client."""
+        return tuple(token for entry in self.entries for token in entry.token_ids)
+
+    @property
+    def text(self) -> str:
+        return "".join(entry.text for entry in self.entries)
+
+    def write(self, delta: Delta) -> None:
+        """Hand new tokens to the delivery thread; never blocks."""
+        self._clock.tick(len(delta.token_ids))
+        start = self.entries[-1].end if self.entries else 0
+        logprobs = [asdict(token) for token in delta.logprobs] or None
+        self.entries.append(
+            streams.Entry(start, start + len(delta.text), list(delta.token_ids), delta.text, logprobs)
+        )
+        delivery.put(self)
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        self._on_stop = callback
+        if self.stopped.is_set():
+            callback()
+
+    def stop(self, reason: str) -> None:
+        if not self.stopped.is_set():
+            logger.info("job stopped", job_id=str(self.id), reason=reason)
+            self.stopped.set()
+            self._on_stop()
+
+
+class _Background(threading.Thread):
+    """A daemon thread that starts with its first piece of work and never ends."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.changed = threading.Condition()
+
+    def wake(self) -> None:
+        with self.changed:
+            if self.ident is None:
+                self.start()
+            self.changed.notify()
+
+
+class Heartbeat(_Background):
+    """Extends the leases of all running jobs, and stops those that are no longer ours."""
+
+    def __init__(self) -> None:
+        super().__init__("heartbeat")
+        self.runs: dict[UUID, JobRun] = {}
+
+    def add(self, run: JobRun) -> None:
+        self.runs[run.claim.token] = run
+        self.wake()
+
+    def remove(self, run: JobRun) -> None:
+        self.runs.pop(run.claim.token, None)
+
+    def run(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: bool(self.runs))
+            runs = dict(self.runs)
+            try:
+                close_old_connections()
+                for token in services.job_heartbeat(tokens=runs.keys()):
+                    runs[token].stop("lease lost")
+            except (OperationalError, InterfaceError) as error:
+                logger.warning("heartbeat missed", error=str(error))
+            finally:
+                connection.close()
+            time.sleep(env.HEARTBEAT_S)
+
+
+class Delivery(_Background):
+    """Appends the tokens of all running jobs to their streams. What Redis has lost or not taken is sent again."""
+
+    def __init__(self) -> None:
+        super().__init__("delivery")
+        self.dirty: set[JobRun] = set()
+
+    def put(self, run: JobRun) -> None:
+        with self.changed:
+            self.dirty.add(run)
+        self.wake()
+
+    def drain(self, run: JobRun) -> None:
+        """Wait until all of `run`'s tokens are delivered, or a second."""
+        with self.changed:
+            self.changed.wait_for(lambda: run.sent == len(run.entries) or run.stopped.is_set(), DRAIN_S)
+
+    def run(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: bool(self.dirty))
+                batch, self.dirty = self.dirty, set()
+            try:
+                self._flush(batch)
+            except RedisError as error:
+                logger.warning("tokens not delivered, trying again", error=str(error))
+                time.sleep(RETRY_S)
+                with self.changed:
+                    self.dirty |= {run for run in batch if not run.stopped.is_set()}
+
+    def _flush(self, batch: set[JobRun]) -> None:
+        sent: list[tuple[JobRun, int]] = []
+        with redis.broker().pipeline(transaction=False) as pipe:
+            for run in batch:
+                for index in range(run.sent, len(run.entries)):
+                    streams.append(pipe, run.id, run.claim.job.attempt, run.entries[index])
+                    sent.append((run, index))
+            replies = pipe.execute()
+        for (run, index), (offset, read) in zip(sent, replies, strict=True):
+            if offset < 0:
+                run.stop("stream sealed" if offset == streams.SEALED else "stream taken over")
+            elif offset < run.entries[index].end:  # Redis lost what it had: rewind to what it has
+                run.sent = next(i for i, entry in enumerate(run.entries) if entry.end > offset)
+                run.entries[run.sent] = run.entries[run.sent].past(offset)
+                self.put(run)
+                break
+            else:
+                run.sent = index + 1
+                self._watch_reader(run, bool(read))
+        with self.changed:
+            self.changed.notify_all()
+
+    def _watch_reader(self, run: JobRun, read: bool) -> None:
+        now = time.monotonic()
+        if run.keep or read:
+            run.unread_since = None
+        elif run.unread_since is None:
+            run.unread_since = now
+        elif now - run.unread_since > env.READER_GRACE_S:
+            run.stop("nobody reads")
+
+
+heartbeat = Heartbeat()
+delivery = Delivery()
+
+
+def job_task(name: str) -> Callable[[Callable[[JobRun], dict[str, Any]]], Any]:
+    """Make a Celery task, which takes a job's id, of a function that takes the claimed job and returns its result.
+
+    `Refused` makes the job FAILED and any other exception ERRORED; a stopped job is CANCELLED with what it returns.
+    Where another worker has the job, or it has ended, nothing happens.
+    """
+
+    def decorate(function: Callable[[JobRun], dict[str, Any]]) -> Any:
+        def task(job_id: str) -> None:
+            worker = current_task.request.hostname or "direct"
+            claim = _patiently(lambda: services.job_claim(job_id=UUID(job_id), worker=worker))
+            connection.close()
+            if claim is not None:
+                with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=claim.job.attempt):
+                    _execute(function, claim)
+
+        task.__doc__ = function.__doc__
+        return shared_task(name=name)(task)
+
+    return decorate
+
+
+def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim) -> None:
+    run = None
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    state = State.SUCCEEDED
+    try:
+        run = JobRun(claim)
+        heartbeat.add(run)
+        result = function(run)
+        if run.stopped.is_set():
+            state = State.CANCELLED
+        delivery.drain(run)
+    except EngineStopped:
+        services.job_hand_back(claim=claim)
+        heartbeat.remove(run)
+        return
+    except Refused as refusal:
+        state, error = State.FAILED, {"code": refusal.code, "detail": str(refusal)}
+    except RedisError:
+        logger.warning("the stream cannot be read; the job will be requeued when its lease expires")
+        return
+    except Exception:
+        logger.exception("job errored")
+        state, error = State.ERRORED, {"code": "internal_error", "detail": "The worker failed; staff can see why."}
+    if error and run and run.entries:
+        result = {"text": run.text}
+    try:
+        _patiently(lambda: services.job_finish(claim=claim, state=state, result=result, error=error))
+    except services.LeaseLost:
+        logger.info("job had ended or was taken over")
+    finally:
+        if run:
+            heartbeat.remove(run)
+        metrics.JOBS.labels(claim.job.kind, state).inc()
+        connection.close()
+
+
+def _patiently(call: Callable[[], T]) -> T:
+    """Call again while Postgres is away, for as long as a lease could last: a restart must not cost an attempt."""
+    end = time.monotonic() + 2 * env.LEASE_S
+    while True:
+        try:
+            return call()
+        except (OperationalError, InterfaceError):
+            connection.close()
+            if time.monotonic() > end:
+                raise
+            time.sleep(RETRY_S)
+
+
+@worker_init.connect
+def release_predecessor(sender: Any, **_: Any) -> None:
+    """A worker that starts under a name frees at once what the last one of that name held."""
+    if freed := services.job_release(worker=sender.hostname):
+        logger.info("freed the jobs of a dead predecessor", jobs=freed)

@@ -1,0 +1,46 @@
+"""Answers: a `chat` job's messages become a prompt, the engine's tokens become its stream."""
+
+from typing import Any
+
+from lyo import env
+from workers.models.template import fit
+from workers.protocols import GenerateRequest, Sampling
+from workers.tasks.claimed import JobRun, job_task
+from workers.tasks.runtime import runtime
+
+
+@job_task("workers.generate")
+def generate(job: JobRun) -> dict[str, Any]:
+    """The result has `text`, `finish_reason`, `usage`, and who answered: `model`, `model_digest`, `adapter`."""
+    model, engine, _ = runtime()
+    sampling = Sampling(**{**job.request["sampling"], "stop": tuple(job.request["sampling"].get("stop", ()))})
+    budget = min(env.CONTEXT_TOKENS, model.context_tokens) - sampling.max_tokens
+    prompt = fit(model.tokenizer, job.request["messages"], budget, job.request["overflow"])
+    deadline = job.claim.job.deadline_at
+    handle = engine.submit(
+        GenerateRequest(
+            id=str(job.id),
+            prompt=tuple(prompt),
+            delivered=job.delivered,
+            sampling=sampling,
+            deadline=deadline.timestamp() if deadline else None,
+        ),
+        job.write,
+    )
+    job.on_stop(handle.cancel)
+    outcome = handle.wait()
+    result = {
+        "text": outcome.text,
+        "finish_reason": outcome.finish_reason,
+        "usage": {
+            "prompt_tokens": outcome.prompt_tokens,
+            "completion_tokens": outcome.completion_tokens,
+            "total_tokens": outcome.prompt_tokens + outcome.completion_tokens,
+        },
+        "model": model.name,
+        "model_digest": model.digest,
+        "adapter": None,
+    }
+    if sampling.logprobs is not None:  # from the log of all attempts: the engine knows those of its own tokens alone
+        result["logprobs"] = [token for entry in job.entries for token in entry.logprobs or ()]
+    return result
