@@ -14,6 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
+from apps.jobs.admin import duration
 from apps.jobs.dispatch import QUEUES
 from apps.jobs.models import Job, State
 from apps.jobs.selectors import queue_depths
@@ -29,7 +30,7 @@ COLOURS = {
     State.ERRORED: "#ef4444",
     State.CANCELLED: "#94a3b8",
 }
-_AXIS = {"stacked": True, "grid": {"display": False}, "ticks": {"color": "#9ca3af"}}
+_AXIS: dict[str, Any] = {"stacked": True, "grid": {"display": False}, "ticks": {"color": "#9ca3af"}}
 CHART_OPTIONS = json.dumps(
     {
         "animation": False,
@@ -53,6 +54,7 @@ class Percentile(Aggregate):
 
 def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Add the work's figures to the page for those who may see jobs; unfold calls this."""
+    context["title"] = "Overview"
     if request.user.has_perm("jobs.view_job"):
         context |= work()
     return context
@@ -72,7 +74,7 @@ def work() -> dict[str, Any]:
             _card("Waiting", "now", sum(row["waiting"] for row in depths.values()), State.QUEUED),
             _card("Running", "now", sum(row["running"] for row in depths.values()), State.RUNNING),
             *(
-                _card(state.label, "last hour", sum(ended[state]), state)
+                _card(str(state.label), "last hour", sum(ended[state]), state)
                 for state in (State.SUCCEEDED, State.FAILED, State.ERRORED)
             ),
         ],
@@ -105,7 +107,7 @@ def _ended_by_minute(recent: QuerySet[Job], now: datetime) -> tuple[list[str], d
 def _waited(recent: QuerySet[Job]) -> dict[str, str]:
     wait = ExpressionWrapper(F("started_at") - F("created_at"), DurationField())
     row = recent.aggregate(median=Percentile(wait, fraction=0.5), p95=Percentile(wait, fraction=0.95))
-    return {name: _duration(value) for name, value in row.items()}
+    return {name: duration(value) for name, value in row.items()}
 
 
 def _queue_table(depths: dict[str, Any], checks: dict[str, Check], now: datetime) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def _queue_table(depths: dict[str, Any], checks: dict[str, Check], now: datetime
     for queue in QUEUES:
         oldest = depths[queue]["oldest"] if queue in depths else None
         link = format_html('<a class="text-link" href="{}">{}</a>', _list_url(queue=queue), queue)
-        rows.append([link, _duration(oldest and now - oldest), checks[f"queue:{queue}"].detail])
+        rows.append([link, duration(oldest and now - oldest), checks[f"queue:{queue}"].detail])
     return {"headers": ["Queue", "Oldest waits", "Consumed"], "rows": rows}
 
 
@@ -133,7 +135,7 @@ def _worker_table(now: datetime) -> dict[str, Any]:
     )
     return {
         "headers": ["Worker", "Running", "Ended", "Errored", "Last ended"],
-        "rows": [[*row[:-1], f"{_duration(now - row[-1])} ago" if row[-1] else "-"] for row in rows],
+        "rows": [[*row[:-1], f"{duration(now - row[-1])} ago" if row[-1] else "-"] for row in rows],
     }
 
 
@@ -142,11 +144,10 @@ def _failure_table(recent: QuerySet[Job]) -> dict[str, Any]:
     rows = []
     for job in failed.only("kind", "state", "error", "finished_at")[:FAILURES_SHOWN]:
         url = reverse("admin:jobs_job_change", args=[job.id])
-        link = format_html('<a class="text-link" href="{}">{} {}</a>', url, job.kind, str(job.id)[:8])
-        error = job.error or {}
+        link = format_html('<a class="text-link" href="{}">{}</a>', url, str(job.id)[:8])
         ended = timezone.localtime(job.finished_at).strftime("%H:%M:%S")
-        rows.append([link, State(job.state).label, ended, error.get("code", ""), error.get("detail", "")])
-    return {"headers": ["Job", "State", "Ended", "Code", "Detail"], "rows": rows}
+        rows.append([link, job.kind, State(job.state).label, ended, (job.error or {}).get("code", "")])
+    return {"headers": ["Job", "Kind", "State", "Ended", "Error"], "rows": rows}
 
 
 def _card(title: str, when: str, value: int, state: State) -> dict[str, Any]:
@@ -161,10 +162,3 @@ def _chart(labels: list[str], series: dict[State, list[int]]) -> str:
 
 def _list_url(**filters: str) -> str:
     return reverse("admin:jobs_job_changelist", query=filters)
-
-
-def _duration(time: timedelta | None) -> str:
-    if time is None:
-        return "-"
-    seconds = time.total_seconds()
-    return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:,.0f} s"

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import psycopg
 import redis
 
-from lyo.processes import SetupError, Process
+from lyo.processes import Process, SetupError
 
 NOBODY = 65534  # Postgres refuses to run as root
 # Below the range that the kernel hands out to outgoing connections: a client that dials a dead server's port in that
@@ -137,7 +137,7 @@ def _postgres(folder: Path, url: str) -> Process:
     folder.mkdir(mode=0o700, exist_ok=True)
     if user:
         os.chown(folder, user, user)
-        _require_reachable(user, bin_dir / "postgres", folder)
+        require_reachable(user, bin_dir / "postgres", folder)
     if not (folder / "data").exists():
         _initdb(bin_dir, folder, str(urlsplit(url).password), user)
     options = {**POSTGRES_OPTIONS, "port": str(urlsplit(url).port)}
@@ -183,7 +183,7 @@ def _initdb(bin_dir: Path, folder: Path, password: str, user: int | None) -> Non
     new.rename(folder / "data")
 
 
-def _require_reachable(user: int, *paths: Path) -> None:
+def require_reachable(user: int, *paths: Path) -> None:
     """Every folder on the way must let `user` pass, and so must the file or folder itself."""
     for path in paths:
         for step in (*reversed(path.parents), path):

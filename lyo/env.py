@@ -36,7 +36,9 @@ SECRET_KEY = env.str("LYO_SECRET_KEY", "") or local("secret_key")  # signs sessi
 DEBUG = env.bool("LYO_DEBUG", False)  # tracebacks in the browser; never in production
 ALLOWED_HOSTS = env.list("LYO_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])  # Host headers that are answered
 HTTPS = env.bool("LYO_HTTPS", False)  # behind TLS: secure cookies, HSTS, redirect, X-Forwarded-Proto is trusted
-TRUSTED_PROXIES = env.int("LYO_TRUSTED_PROXIES", 0)  # how many proxies append to X-Forwarded-For; throttles see past them
+TRUSTED_PROXIES = env.int(
+    "LYO_TRUSTED_PROXIES", 0
+)  # how many proxies append to X-Forwarded-For; throttles see past them
 TOKEN_DAYS = env.int("LYO_TOKEN_DAYS", 30)  # life of a bearer token
 MAX_BODY_MB = env.int("LYO_MAX_BODY_MB", 2)  # a larger request body is refused with 413
 
@@ -70,7 +72,11 @@ DTYPE = env.str("LYO_DTYPE", "auto")  # auto: bfloat16 where the processor has i
 CONTEXT_TOKENS = env.int("LYO_CONTEXT_TOKENS", 4096)  # prompt and answer together
 KV_CACHE_MB = env.int("LYO_KV_CACHE_MB", 2048)  # bounds the tokens in flight; a request that can never fit is refused
 MAX_BATCH = env.int("LYO_MAX_BATCH", 32)  # requests that are generated side by side
-GENERATE_THREADS = env.int("LYO_GENERATE_THREADS", 64)  # jobs a worker holds; those past MAX_BATCH wait beside the engine
+GENERATE_THREADS = env.int(
+    "LYO_GENERATE_THREADS", 64
+)  # jobs a worker holds; those past MAX_BATCH wait beside the engine
 TORCH_THREADS = env.int("LYO_TORCH_THREADS", 0)  # 0: one per core
 METRICS_PORT = env.int("LYO_METRICS_PORT", 0)  # a worker's own /metrics; 0 where the web process can read its files
-METRICS_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", "")  # shared by the processes of one machine; prometheus_client reads it
+METRICS_DIR = env.str(
+    "PROMETHEUS_MULTIPROC_DIR", ""
+)  # shared by the processes of one machine; prometheus_client reads it

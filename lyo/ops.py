@@ -39,7 +39,7 @@ CONNECT_S = 2  # libpq's least
 CANARY_STALE_S = 30.0  # six canaries lost
 
 
-class NotReadyError(Exception):
+class NotReady(Exception):
     """Why a check fails, in words that anybody may read."""
 
 
@@ -103,7 +103,7 @@ def _check(name: str, probe: Callable[P, str | bool], *args: P.args, **kwargs: P
     try:
         ok, answer = True, probe(*args, **kwargs)
         detail = answer if isinstance(answer, str) else "answers"
-    except NotReadyError as reason:
+    except NotReady as reason:
         ok, detail = False, str(reason)
     except Exception as error:  # its text may hold addresses and names, which are for the log
         logger.warning("check failed", check=name, error=str(error))
@@ -123,7 +123,7 @@ def _migrations() -> str:
     executor = MigrationExecutor(connection)
     pending = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if pending:
-        raise NotReadyError(f"{len(pending)} to apply, first {pending[0][0]}")
+        raise NotReady(f"{len(pending)} to apply, first {pending[0][0]}")
     return "applied"
 
 
@@ -135,7 +135,7 @@ def _queue(queue: str, database: Check) -> str:
         return f"canary answered {age:.0f} s ago"
     if database.ok and Job.objects.filter(queue=queue, state=State.RUNNING, lease_expires_at__gt=Now()).exists():
         return "busy: no canary, but jobs are running"
-    raise NotReadyError("no canary was answered" if age is None else f"the last canary was answered {age:.0f} s ago")
+    raise NotReady("no canary was answered" if age is None else f"the last canary was answered {age:.0f} s ago")
 
 
 # --- metrics ---
@@ -146,7 +146,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
     registry = CollectorRegistry()
     if env.METRICS_DIR:
         _bury_dead(env.METRICS_DIR)
-        MultiProcessCollector(registry, env.METRICS_DIR)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, env.METRICS_DIR)
     else:
         registry.register(REGISTRY)
     registry.register(ServerCollector())
@@ -194,4 +194,4 @@ def _bury_dead(directory: str) -> None:
     for file in Path(directory).glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         if not psutil.pid_exists(pid):
-            mark_process_dead(pid, directory)  # type: ignore[no-untyped-call]
+            mark_process_dead(pid, directory)

@@ -53,7 +53,7 @@ class Console:
         self._lock = threading.Lock()
 
     def __call__(self, name: str, text: str) -> None:
-        prefix = f"{name:<12} | "
+        prefix = f"{name:<13} | "
         with self._lock, contextlib.suppress(OSError):  # the terminal may be gone; the processes must still be stopped
             if self._colours is not None:
                 prefix = f"\033[{31 + self._colours.setdefault(name, len(self._colours)) % 6}m{prefix}\033[0m"
@@ -115,7 +115,7 @@ class Supervisor:
     def wait_ready(self, name: str) -> None:
         """Wait until the process runs and its probe passes; raises `SetupError` with the probe's last complaint."""
         process = self._rows[name].process
-        end, complaint = time.monotonic() + process.ready_s, "it does not start"
+        end, pause, complaint = time.monotonic() + process.ready_s, TICK_S, "it does not start"
         while time.monotonic() < end:
             if self.pid(name):
                 try:
@@ -124,7 +124,8 @@ class Supervisor:
                     return
                 except Exception as error:  # each protocol has its own way to say "not yet"
                     complaint = str(error).strip().partition("\n")[0]
-            time.sleep(TICK_S)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
         raise SetupError(f"{name} is not ready after {process.ready_s:.0f} s: {complaint}")
 
     def pid(self, name: str) -> int | None:
@@ -171,11 +172,17 @@ class Supervisor:
                 changed = [row for row in self._rows.values() if self._tend(row)]
                 if changed:
                     self._changed.notify_all()
-                    self.on_change(self.pids())
+                    self._tell()
         self._forward(0)
         for key in list(self._outputs.get_map().values()):
             self._close(key)
         self._outputs.close()
+
+    def _tell(self) -> None:
+        try:
+            self.on_change(self.pids())
+        except OSError as error:  # a full disk must not end the supervision
+            self.say("supervisor", f"the change of a pid could not be told: {error}")
 
     def _tend(self, row: _Row) -> bool:
         """Reap the child if it has died, and start one if it is wanted and due. True where the pid has changed."""

@@ -65,6 +65,12 @@ class RequestTooLarge(APIException):
     default_code = "request_too_large"
 
 
+class LengthRequired(APIException):
+    status_code = status.HTTP_411_LENGTH_REQUIRED
+    default_detail = "The request has a chunked body: send it with a Content-Length."
+    default_code = "length_required"
+
+
 class ExceptionHandler(handler.ExceptionHandler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
         return _as_api_exception(exc) or super().convert_known_exceptions(exc)
@@ -90,7 +96,7 @@ def _as_api_exception(exc: BaseException | None) -> APIException | None:
         case RequestDataTooBig():
             return RequestTooLarge()
         case SuspiciousOperation() | UnreadablePostError():
-            return ParseError(str(exc) or None)
+            return ParseError()
     return None
 
 
@@ -100,7 +106,7 @@ def _as_api_exception(exc: BaseException | None) -> APIException | None:
 def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
     if not _is_api(request):
         return defaults.bad_request(request, exception)
-    error = _as_api_exception(exception) or ParseError("Bad request.")
+    error = _as_api_exception(exception) or ParseError()
     return _json(request, error.status_code, error.default_code, str(error.detail))
 
 

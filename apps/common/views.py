@@ -4,6 +4,8 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.views import APIView
 
+from apps.common.errors import LengthRequired
+
 IDEMPOTENCY_KEY_LENGTH = 200
 
 
@@ -12,6 +14,8 @@ class ApiView(APIView):
 
     def validated(self, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
         """The request's body in the serializer's form; raises `ValidationError` that names each wrong field."""
+        if "Transfer-Encoding" in self.request.headers:  # REST framework would take the body for empty
+            raise LengthRequired
         serializer = serializer_class(data=self.request.data, context={"request": self.request})
         serializer.is_valid(raise_exception=True)
         data: dict[str, Any] = serializer.validated_data

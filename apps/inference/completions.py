@@ -17,17 +17,17 @@ from apps.jobs.streams import Ended, Entry, KeepAlive
 
 async def chat_completion(jobs: list[Job], model: str) -> dict[str, Any]:
     """The answer, once all its choices have ended; raises `JobFailed`."""
-    ended = await asyncio.gather(*(_succeeded(job) for job in jobs))
+    ended = await _succeeded(jobs)
     return {
         **_head(ended[0], model, "chat.completion"),
         "choices": [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": job.result["text"], "refusal": None},
-                "logprobs": _logprobs(job.result["logprobs"]) if "logprobs" in job.result else None,
-                "finish_reason": job.result["finish_reason"],
+                "message": {"role": "assistant", "content": result["text"], "refusal": None},
+                "logprobs": _logprobs(result["logprobs"]) if "logprobs" in result else None,
+                "finish_reason": result["finish_reason"],
             }
-            for index, job in enumerate(ended)
+            for index, result in enumerate(map(_result, ended))
         ],
         "usage": _usage(ended),
     }
@@ -67,8 +67,8 @@ async def chat_chunks(jobs: list[Job], model: str, include_usage: bool) -> Async
                     yield ": keep-alive\n\n"
                 case Ended(job) if not failed:
                     ended[index] = job
-                    rest = job.result.get("logprobs", [])[shown[index] :]  # of text that came from the row
-                    yield chunk(index, {}, rest, job.result["finish_reason"])
+                    rest = _result(job).get("logprobs", [])[shown[index] :]  # of text that came from the row
+                    yield chunk(index, {}, rest, _result(job)["finish_reason"])
                 case Ended(job) if begun:
                     yield streams.sse(JobFailed(job).body)
                     return
@@ -98,7 +98,7 @@ async def _merged(jobs: list[Job]) -> AsyncGenerator[tuple[int, Entry | KeepAliv
 
 def _head(job: Job, model: str, kind: str) -> dict[str, Any]:
     """What all parts of an answer have in common. The fingerprint is null until a worker has told the digest."""
-    digest = (job.result or {}).get("model_digest")
+    digest = _result(job).get("model_digest")
     return {
         "id": f"chatcmpl-{job.id.hex}",
         "object": kind,
@@ -110,7 +110,7 @@ def _head(job: Job, model: str, kind: str) -> dict[str, Any]:
 
 def _usage(jobs: Iterable[Job]) -> dict[str, int]:
     """The prompt counts once, however many choices it got."""
-    usages = [job.result["usage"] for job in jobs]
+    usages = [_result(job)["usage"] for job in jobs]
     prompt, completion = usages[0]["prompt_tokens"], sum(usage["completion_tokens"] for usage in usages)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
@@ -137,14 +137,14 @@ def _logprob(text: str, logprob: float) -> dict[str, Any]:
 
 async def embedding_list(job: Job, model: str, encoding: str) -> dict[str, Any]:
     """The vectors as lists of numbers, or as little-endian float32 in base64; raises `JobFailed`."""
-    job = await _succeeded(job)
-    vectors = job.result["vectors"]
-    tokens = job.result["tokens"]
+    (job,) = await _succeeded([job])
+    result = _result(job)
+    tokens = result["tokens"]
     return {
         "object": "list",
         "data": [
             {"object": "embedding", "index": index, "embedding": vector if encoding == "base64" else _floats(vector)}
-            for index, vector in enumerate(vectors)
+            for index, vector in enumerate(result["vectors"])
         ],
         "model": model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
@@ -156,8 +156,14 @@ def _floats(packed: str) -> list[float]:
     return list(struct.unpack(f"<{len(data) // 4}f", data))
 
 
-async def _succeeded(job: Job) -> Job:
-    job = await streams.wait(job)
-    if job.state != State.SUCCEEDED:
-        raise JobFailed(job)
-    return job
+async def _succeeded(jobs: list[Job]) -> list[Job]:
+    """The rows, once all have ended."""
+    ended = await asyncio.gather(*map(streams.wait, jobs))
+    for job in ended:
+        if job.state != State.SUCCEEDED:
+            raise JobFailed(job)
+    return ended
+
+
+def _result(job: Job) -> dict[str, Any]:
+    return job.result or {}

@@ -11,9 +11,7 @@ from apps.common.errors import ExceptionHandler, openai_error
 from apps.jobs.models import Job, State
 
 CODES = {status.HTTP_401_UNAUTHORIZED: "invalid_api_key", status.HTTP_429_TOO_MANY_REQUESTS: "rate_limit_exceeded"}
-CLIENT_CLOSED_REQUEST = (
-    499  # what gRPC's CANCELLED maps to; OpenAI's clients repeat a 409 or 5xx by themselves, not this
-)
+CLIENT_CLOSED_REQUEST = 499  # gRPC's CANCELLED over HTTP; OpenAI's clients would repeat a 409 or a 5xx by themselves
 
 
 class ModelNotFound(NotFound):
@@ -30,6 +28,7 @@ class JobFailed(APIException):
     def __init__(self, job: Job) -> None:
         error = job.error or {"code": "cancelled", "detail": "The request was cancelled."}
         super().__init__(error["detail"], error["code"])
+        self.error = error
         self.param = "messages" if error["code"] == "context_length_exceeded" else None
         match job.state, error["code"]:
             case State.CANCELLED, _:
@@ -42,7 +41,7 @@ class JobFailed(APIException):
     @property
     def body(self) -> dict[str, Any]:
         """For a stream, whose status has been sent."""
-        return openai_error(self.status_code, self.detail.code, str(self.detail), self.param)
+        return openai_error(self.status_code, self.error["code"], self.error["detail"], self.param)
 
 
 class _Handler(ExceptionHandler):

@@ -111,6 +111,8 @@ class ContentField(serializers.Field[str, Any, Any, Any]):
 
 
 class ChatMessageSerializer(OpenAISerializer):
+    """One turn of the conversation."""
+
     role = serializers.ChoiceField(choices=["system", "developer", "user", "assistant"])
     content = ContentField()
 
@@ -119,14 +121,16 @@ class ChatMessageSerializer(OpenAISerializer):
 
 
 class StreamOptionsSerializer(OpenAISerializer):
+    """Have no effect without `stream`."""
+
     include_usage = BooleanField(default=False, help_text="A last chunk tells the usage.")
 
 
-class ChatCompletionRequestSerializer(OpenAISerializer):
+class ChatCompletionCreateSerializer(OpenAISerializer):
     """Parameters of OpenAI's that are not listed are ignored where they cannot change the answer, else refused."""
 
     model = StringField()
-    messages = ChatMessageSerializer(many=True, allow_empty=False, max_length=MAX_MESSAGES)
+    messages = serializers.ListField(child=ChatMessageSerializer(), allow_empty=False, max_length=MAX_MESSAGES)
     max_completion_tokens = IntegerField(
         min_value=1, max_value=env.CONTEXT_TOKENS, required=False, help_text=f"Default {DEFAULT_MAX_TOKENS}."
     )
@@ -184,7 +188,9 @@ class ChatCompletionRequestSerializer(OpenAISerializer):
 # --- embeddings ---
 
 
-class EmbeddingRequestSerializer(OpenAISerializer):
+class EmbeddingCreateSerializer(OpenAISerializer):
+    """Texts to turn into vectors."""
+
     model = StringField()
     input = StringsField(
         child=StringField(
@@ -215,14 +221,14 @@ class ErrorSerializer(serializers.Serializer[Any]):
 
 class ModelSerializer(serializers.Serializer[Any]):
     id = serializers.CharField()
-    object = serializers.ChoiceField(choices=["model"])
+    object = serializers.CharField(help_text='"model".')
     created = serializers.IntegerField()
     owned_by = serializers.CharField()
 
 
 class ModelListSerializer(serializers.Serializer[Any]):
-    object = serializers.ChoiceField(choices=["list"])
-    data = ModelSerializer(many=True)
+    object = serializers.CharField(help_text='"list".')
+    data = ModelSerializer(many=True)  # type: ignore[assignment] # a field, which the metaclass takes away
 
 
 class TopLogprobSerializer(serializers.Serializer[Any]):
@@ -262,7 +268,7 @@ class UsageSerializer(EmbeddingUsageSerializer):
 
 class ChatCompletionSerializer(serializers.Serializer[Any]):
     id = serializers.CharField()
-    object = serializers.ChoiceField(choices=["chat.completion"])
+    object = serializers.CharField(help_text='"chat.completion".')
     created = serializers.IntegerField()
     model = serializers.CharField()
     system_fingerprint = serializers.CharField(allow_null=True, help_text="Of the model's weights.")
@@ -276,13 +282,13 @@ class VectorField(serializers.Field[Any, Any, Any, Any]):
 
 
 class EmbeddingSerializer(serializers.Serializer[Any]):
-    object = serializers.ChoiceField(choices=["embedding"])
+    object = serializers.CharField(help_text='"embedding".')
     index = serializers.IntegerField()
     embedding = VectorField()
 
 
 class EmbeddingListSerializer(serializers.Serializer[Any]):
-    object = serializers.ChoiceField(choices=["list"])
-    data = EmbeddingSerializer(many=True)
+    object = serializers.CharField(help_text='"list".')
+    data = EmbeddingSerializer(many=True)  # type: ignore[assignment]
     model = serializers.CharField()
     usage = EmbeddingUsageSerializer()

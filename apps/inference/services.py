@@ -30,7 +30,7 @@ def chat_create(
     A repeat with the same key gets the jobs of the first request. Raises `TooManyRequests` and `Conflict`.
     """
     seed = randbelow(SEEDS) if sampling["seed"] is None else sampling["seed"]
-    requests = [
+    requests: list[dict[str, Any]] = [
         {"messages": messages, "overflow": "refuse", "sampling": {**sampling, "seed": (seed + i) % SEEDS}}
         for i in range(n)
     ]

@@ -18,10 +18,10 @@ from apps.common.views import ApiView
 from apps.inference import completions, selectors, services
 from apps.inference.errors import exception_handler
 from apps.inference.serializers import (
-    ChatCompletionRequestSerializer,
+    ChatCompletionCreateSerializer,
     ChatCompletionSerializer,
+    EmbeddingCreateSerializer,
     EmbeddingListSerializer,
-    EmbeddingRequestSerializer,
     ErrorSerializer,
     ModelListSerializer,
     ModelSerializer,
@@ -46,13 +46,15 @@ class OpenAIView(ApiView):
             try:
                 return await make()
             except APIException as error:
-                return self.finalize_response(self.request, self.handle_exception(error)).render()
+                response = self.finalize_response(self.request, self.handle_exception(error))
+                response.render()
+                return response
 
         return DeferredResponse(answer)
 
 
 class ModelList(OpenAIView):
-    @extend_schema(responses={200: ModelListSerializer, 401: ErrorSerializer})
+    @extend_schema(operation_id="v1_models_list", responses={200: ModelListSerializer, 401: ErrorSerializer})
     def get(self, request: Request) -> Response:
         """The models that can be named, the default one first."""
         return Response({"object": "list", "data": [_model_data(model) for model in selectors.model_list()]})
@@ -69,7 +71,7 @@ class ChatCompletions(OpenAIView):
     throttle_classes = [GenerationThrottle]
 
     @extend_schema(
-        request=ChatCompletionRequestSerializer,
+        request=ChatCompletionCreateSerializer,
         parameters=[IDEMPOTENCY_KEY],
         responses={
             (200, "application/json"): ChatCompletionSerializer,
@@ -82,7 +84,7 @@ class ChatCompletions(OpenAIView):
 
         Who hangs up gives the answer up, unless the request has an `Idempotency-Key`: its repeat gets the same answer.
         """
-        asked = self.validated(ChatCompletionRequestSerializer)
+        asked = self.validated(ChatCompletionCreateSerializer)
         name, stream, include_usage = asked.pop("model"), asked.pop("stream"), asked.pop("include_usage")
         model = selectors.model_get(model_id=name, kind="chat")
         jobs = services.chat_create(user=request.user, model=model, idempotency_key=self.idempotency_key(), **asked)
@@ -100,13 +102,13 @@ class Embeddings(OpenAIView):
     throttle_classes = [GenerationThrottle]
 
     @extend_schema(
-        request=EmbeddingRequestSerializer,
+        request=EmbeddingCreateSerializer,
         parameters=[IDEMPOTENCY_KEY],
         responses={200: EmbeddingListSerializer, **ERRORS},
     )
     def post(self, request: Request) -> HttpResponseBase:
         """Turn texts into vectors of length 1, of which alike texts have alike ones."""
-        asked = self.validated(EmbeddingRequestSerializer)
+        asked = self.validated(EmbeddingCreateSerializer)
         model = selectors.model_get(model_id=asked["model"], kind="embed")
         job = services.embedding_create(
             user=request.user, model=model, texts=asked["input"], idempotency_key=self.idempotency_key()

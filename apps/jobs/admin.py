@@ -1,3 +1,4 @@
+import json
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -6,6 +7,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.html import format_html
 from django_celery_beat.admin import CrontabScheduleAdmin as BeatCrontabScheduleAdmin
 from django_celery_beat.admin import IntervalSchedule, PeriodicTask
 from django_celery_beat.admin import PeriodicTaskAdmin as BeatPeriodicTaskAdmin
@@ -22,13 +24,13 @@ from apps.jobs.dispatch import QUEUES, ROUTES
 from apps.jobs.models import ACTIVE, Job, State
 
 SHORT_ID = 8
-STATE_LABELS = {
-    State.QUEUED: "info",
-    State.RUNNING: "primary",
-    State.SUCCEEDED: "success",
-    State.FAILED: "warning",
-    State.ERRORED: "danger",
-    State.CANCELLED: "default",
+STATE_COLOURS = {
+    State.QUEUED.label: "info",
+    State.RUNNING.label: "primary",
+    State.SUCCEEDED.label: "success",
+    State.FAILED.label: "warning",
+    State.ERRORED.label: "danger",
+    State.CANCELLED.label: "default",
 }
 
 
@@ -73,27 +75,39 @@ class JobAdmin(ModelAdmin):
     actions = ("cancel", "retry")
     fieldsets = (
         (None, {"fields": ("id", "kind", "queue", "state_label", "user", "keep")}),
-        ("Result", {"fields": ("request", "result", "error")}),
+        ("Work", {"fields": ("request_json", "result_json", "error_json")}),
         ("Times", {"fields": ("created_at", "started_at", "finished_at", "deadline_at", "waited", "ran")}),
         ("Attempts", {"fields": ("attempt", "max_attempts", "worker", "lease_expires_at", "resend_at")}),
     )
-    readonly_fields = ("state_label", "waited", "ran")
+    readonly_fields = ("state_label", "waited", "ran", "request_json", "result_json", "error_json")
 
-    @display(description="ID")
+    @admin.display(description="ID")
     def short_id(self, job: Job) -> str:
         return str(job.id)[:SHORT_ID]
 
-    @display(description="State", ordering="state", label=STATE_LABELS)
-    def state_label(self, job: Job) -> tuple[str, str]:
-        return job.state, State(job.state).label
+    @display(description="State", ordering="state", label=STATE_COLOURS)
+    def state_label(self, job: Job) -> str:
+        return State(job.state).label
 
-    @display(description="Waited")
+    @admin.display(description="Waited")
     def waited(self, job: Job) -> str:
-        return _duration((job.started_at or job.finished_at or timezone.now()) - job.created_at)
+        return duration((job.started_at or job.finished_at or timezone.now()) - job.created_at)
 
-    @display(description="Ran", empty_value="-")
-    def ran(self, job: Job) -> str | None:
-        return _duration((job.finished_at or timezone.now()) - job.started_at) if job.started_at else None
+    @admin.display(description="Ran")
+    def ran(self, job: Job) -> str:
+        return duration((job.finished_at or timezone.now()) - job.started_at if job.started_at else None)
+
+    @admin.display(description="Request")
+    def request_json(self, job: Job) -> str:
+        return _pretty(job.request)
+
+    @admin.display(description="Result")
+    def result_json(self, job: Job) -> str:
+        return _pretty(job.result)
+
+    @admin.display(description="Error")
+    def error_json(self, job: Job) -> str:
+        return _pretty(job.error)
 
     @admin.action(description="Cancel", permissions=["operate"])
     def cancel(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
@@ -103,7 +117,7 @@ class JobAdmin(ModelAdmin):
     @admin.action(description="Run again", permissions=["operate"])
     def retry(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
         done = sum(services.job_retry(job=job) for job in jobs)
-        self._report(request, done, jobs.count(), "queued again", "have not failed")
+        self._report(request, done, jobs.count(), "queued again", "had not failed")
 
     def _report(self, request: HttpRequest, done: int, asked: int, what: str, why_not: str) -> None:
         rest = f"; {asked - done} {why_not}" if asked > done else ""
@@ -136,7 +150,17 @@ class JobAdmin(ModelAdmin):
         return request.user.has_perm("jobs.change_job")
 
 
-def _duration(time: timedelta) -> str:
+def _pretty(value: Any) -> str:
+    if value is None:
+        return "-"
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return format_html('<pre style="white-space: pre-wrap; overflow-wrap: anywhere">{}</pre>', text)
+
+
+def duration(time: timedelta | None) -> str:
+    """1.23 s, 45 s, 0:12:34, or - where there is none."""
+    if time is None:
+        return "-"
     seconds = time.total_seconds()
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"

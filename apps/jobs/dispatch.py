@@ -25,9 +25,8 @@ class Route:
 ROUTES = {
     "chat": Route("workers.generate", "generate"),
     "embed": Route("workers.embed", "embed"),
-    "ping": Route("workers.ping", "default"),
 }
-QUEUES = tuple(sorted({route.queue for route in ROUTES.values()}))
+QUEUES = ("default", "embed", "generate")  # `default` takes the errands that beat sends
 
 
 def send(jobs: Iterable[tuple[str, UUID]]) -> bool:

@@ -35,7 +35,9 @@ class Job(TimestampedModel):
 
     kind = models.CharField(max_length=50)
     queue = models.CharField(max_length=30)
-    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.CASCADE, related_name="+")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.CASCADE, related_name="+"
+    )
     state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED)
     request = models.JSONField(help_text="What to do; written once, at creation.")
     result = models.JSONField(null=True, blank=True, help_text="What came of it; of a cancelled job, as far as it got.")
@@ -45,9 +47,13 @@ class Job(TimestampedModel):
     attempt = models.PositiveSmallIntegerField(default=0, help_text="How often it was claimed; fences stream writes.")
     max_attempts = models.PositiveSmallIntegerField()
     worker = models.CharField(max_length=100, blank=True, help_text="Celery node name of the last claimant.")
-    lease_token = models.UUIDField(null=True, blank=True, help_text="Fences the row: every write of a worker carries it.")
+    lease_token = models.UUIDField(
+        null=True, blank=True, help_text="Fences the row: every write of a worker carries it."
+    )
     lease_expires_at = models.DateTimeField(null=True, blank=True)
-    resend_at = models.DateTimeField(help_text="When the sweeper sends the message again if nobody has claimed the job.")
+    resend_at = models.DateTimeField(
+        help_text="When the sweeper sends the message again if nobody has claimed the job."
+    )
 
     deadline_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True, help_text="First claim.")
@@ -55,6 +61,8 @@ class Job(TimestampedModel):
 
     idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001 - NULL is outside the constraint
     fingerprint = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the request that used the key.")
+
+    queue_position: int | None  # annotated by `selectors.job_list_for_user`
 
     class Meta:
         ordering = ["-created_at", "-id"]

@@ -52,7 +52,7 @@ def queue_depths() -> dict[str, dict[str, Any]]:
             oldest=Min("created_at", filter=Q(state=State.QUEUED)),
         )
     )
-    return {row.pop("queue"): row for row in rows}
+    return {row["queue"]: dict(row) for row in rows}
 
 
 def job_counts() -> dict[tuple[str, str], int]:

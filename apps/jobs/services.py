@@ -56,12 +56,17 @@ def job_admit(*, user: User, queue: str, count: int = 1) -> None:
     mine = Job.objects.filter(user=user, queue=queue, state__in=ACTIVE).count()
     if mine + count > env.GENERATIONS_AT_ONCE:
         raise TooManyRequests(
-            f"You have {mine} answers under way; at most {env.GENERATIONS_AT_ONCE} run at once.", code="too_many_at_once", wait=2
+            f"You have {mine} answers under way; at most {env.GENERATIONS_AT_ONCE} run at once.",
+            code="too_many_at_once",
+            wait=2,
         )
     waiting = Job.objects.filter(queue=queue, state=State.QUEUED).count()
     if waiting + count > env.QUEUE_LIMIT:
         raise TooManyRequests(
-            f"{waiting} requests are waiting already.", code="queue_full", wait=10, extra={"queue_position": waiting + 1}
+            f"{waiting} requests are waiting already.",
+            code="queue_full",
+            wait=10,
+            extra={"queue_position": waiting + 1},
         )
 
 

@@ -37,7 +37,8 @@ SEALED, FENCED = -1, -2  # replies of APPEND
 ROW_CHECK_S = 2.0  # how often a reader of a silent stream looks whether the row has ended
 
 # KEYS stream, hash, reader. ARGV attempt, start, end, data, ttl. Returns {offset | -1 sealed | -2 fenced, is read}.
-APPEND = """
+APPEND = (
+    """
 local state = redis.call('HMGET', KEYS[2], 'attempt', 'offset', 'sealed')
 if state[3] then return {-1, 0} end
 if tonumber(state[1] or '0') > tonumber(ARGV[1]) then return {-2, 0} end
@@ -50,7 +51,9 @@ if offset == tonumber(ARGV[2]) and tonumber(ARGV[3]) > offset then
   redis.call('EXPIRE', KEYS[2], ARGV[5])
 end
 return {offset, redis.call('EXISTS', KEYS[3])}
-""" % CAP
+"""
+    % CAP
+)
 
 # KEYS hash. ARGV attempt, ttl. Returns 1 if the attempt may write.
 CLAIM = """
@@ -189,6 +192,8 @@ async def follow(job: Job, after: int = 0) -> AsyncIterator[Entry | KeepAlive | 
         if ended or (not reply and now - checked > ROW_CHECK_S):
             checked = now
             job = await _reload(job)
+            if ended and not job.is_terminal:  # Postgres is away: the end stays readable, and would be read at once
+                await asyncio.sleep(BLOCK_MS / 1000)
         if now - spoke > env.KEEP_ALIVE_S:
             spoke = now
             yield KeepAlive()
@@ -250,9 +255,9 @@ def terminal_data(job: Job) -> dict[str, Any]:
 
 @sync_to_async
 def _reload(job: Job) -> Job:
-    """The row as it is now; the old one when Postgres does not answer."""
+    """The row as it is now; the old one when Postgres does not answer, a cancelled one when it was erased."""
     try:
-        return Job.objects.get(id=job.id)
+        return Job.objects.filter(id=job.id).first() or Job(id=job.id, state=State.CANCELLED)
     except OperationalError as error:
         logger.warning("row unreachable", job_id=str(job.id), error=str(error))
         return job

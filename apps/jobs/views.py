@@ -7,13 +7,13 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.exceptions import ValidationError
 from rest_framework.generics import ListAPIView
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apps.common.views import ApiView
 from apps.jobs import selectors, services, streams
 from apps.jobs.models import Job
 from apps.jobs.serializers import JobSerializer
+from apps.users.auth import AuthenticatedRequest
 
 MAX_OFFSET = 2**31
 
@@ -21,6 +21,7 @@ MAX_OFFSET = 2**31
 class JobList(ListAPIView[Job]):
     """The caller's jobs, newest first."""
 
+    request: AuthenticatedRequest
     serializer_class = JobSerializer
 
     def get_queryset(self) -> QuerySet[Job]:
@@ -29,14 +30,14 @@ class JobList(ListAPIView[Job]):
 
 class JobDetail(ApiView):
     @extend_schema(responses=JobSerializer)
-    def get(self, request: Request, job_id: UUID) -> Response:
+    def get(self, request: AuthenticatedRequest, job_id: UUID) -> Response:
         """One job: its state, its place in the queue, and what came of it."""
         return Response(JobSerializer(selectors.job_get_for_user(user=request.user, job_id=job_id)).data)
 
 
 class JobCancel(ApiView):
     @extend_schema(request=None, responses=JobSerializer)
-    def post(self, request: Request, job_id: UUID) -> Response:
+    def post(self, request: AuthenticatedRequest, job_id: UUID) -> Response:
         """Cancel a job that has not ended; an ended one stays as it is."""
         services.job_cancel(job=selectors.job_get_for_user(user=request.user, job_id=job_id))
         return Response(JobSerializer(selectors.job_get_for_user(user=request.user, job_id=job_id)).data)
@@ -44,10 +45,12 @@ class JobCancel(ApiView):
 
 class JobEvents(ApiView):
     @extend_schema(
-        parameters=[OpenApiParameter("Last-Event-ID", OpenApiTypes.INT, "header", description="Resume after this event.")],
+        parameters=[
+            OpenApiParameter("Last-Event-ID", OpenApiTypes.INT, "header", description="Resume after this event.")
+        ],
         responses={(200, "text/event-stream"): OpenApiTypes.STR},
     )
-    def get(self, request: Request, job_id: UUID, **kwargs: Any) -> StreamingHttpResponse:
+    def get(self, request: AuthenticatedRequest, job_id: UUID, **kwargs: Any) -> StreamingHttpResponse:
         """Follow a job: `token` events with `{"text"}`, then exactly one of `done`, `error` and `cancelled`."""
         job = selectors.job_get_for_user(user=request.user, job_id=job_id)
         last = request.headers.get("Last-Event-ID", "0")

@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.db.models import Count, Exists, IntegerField, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest
+from django.template.defaultfilters import linebreaksbr
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.text import Truncator
@@ -13,7 +14,7 @@ from unfold.decorators import display
 
 from apps.tutor.models import Conversation, Feedback, Message
 
-RATING_LABELS = {Feedback.Rating.UP: "success", Feedback.Rating.DOWN: "danger"}
+RATING_COLOURS = {Feedback.Rating.UP.label: "success", Feedback.Rating.DOWN.label: "danger"}
 
 
 class ReadOnly:
@@ -32,26 +33,29 @@ class ReadOnly:
 class MessageDisplay:
     """Columns of a message that are not its own fields."""
 
-    @display(description="Feedback", label=RATING_LABELS)
-    def rating(self, message: Message) -> tuple[str, str] | None:
-        feedback = getattr(message, "feedback", None)
-        return (feedback.rating, Feedback.Rating(feedback.rating).label) if feedback else None
+    @display(description="Feedback", empty_value="-", label=RATING_COLOURS)
+    def rating(self, message: Message) -> str | None:
+        return Feedback.Rating(message.feedback.rating).label if hasattr(message, "feedback") else None
 
-    @display(description="Reason", empty_value="-")
+    @admin.display(description="Reason", empty_value="-")
     def reason(self, message: Message) -> str:
         return message.feedback.reason if hasattr(message, "feedback") else ""
 
-    @display(description="Job", empty_value="-")
+    @admin.display(description="Content")
+    def text(self, message: Message) -> str:
+        return linebreaksbr(message.content)
+
+    @admin.display(description="Job", empty_value="-")
     def job_link(self, message: Message) -> str | None:
         if message.job_id is None:
             return None
         url = reverse("admin:jobs_job_change", args=[message.job_id])
-        return format_html('<a href="{}">{}</a>', url, str(message.job_id)[:8])
+        return format_html('<a class="text-link" href="{}">{}</a>', url, str(message.job_id)[:8])
 
 
 class MessageInline(ReadOnly, MessageDisplay, TabularInline):
     model = Message
-    fields = readonly_fields = ("role", "content", "finish_reason", "rating", "reason", "job_link")
+    fields = readonly_fields = ("role", "text", "finish_reason", "rating", "reason", "job_link")
     per_page = 50
     hide_title = True
 
@@ -109,15 +113,15 @@ class ConversationAdmin(ReadOnly, ModelAdmin):
             )
         )
 
-    @display(description="Messages")
+    @admin.display(description="Messages")
     def messages_count(self, conversation: Any) -> int:
         return conversation.messages_count
 
-    @display(description="Thumbs up")
+    @admin.display(description="Thumbs up")
     def up_count(self, conversation: Any) -> int:
         return conversation.up_count
 
-    @display(description="Thumbs down")
+    @admin.display(description="Thumbs down")
     def down_count(self, conversation: Any) -> int:
         return conversation.down_count
 
@@ -142,7 +146,7 @@ class MessageAdmin(ReadOnly, MessageDisplay, ModelAdmin):
         "conversation",
         "position",
         "role",
-        "content",
+        "text",
         "finish_reason",
         "model",
         "adapter",
@@ -151,12 +155,12 @@ class MessageAdmin(ReadOnly, MessageDisplay, ModelAdmin):
         "reason",
         "created_at",
     )
-    readonly_fields = ("job_link", "rating", "reason")
+    readonly_fields = ("text", "job_link", "rating", "reason")
 
-    @display(description="Message")
+    @admin.display(description="Message")
     def excerpt(self, message: Message) -> str:
         return Truncator(message.content).chars(80) or "(empty)"
 
-    @display(description="User", ordering="conversation__user__username")
+    @admin.display(description="User", ordering="conversation__user__username")
     def user(self, message: Message) -> str:
         return message.conversation.user.username

@@ -63,7 +63,9 @@ def message_ask(
         return Turn(job.message, job)
     history = list(conversation.messages.order_by("-position")[:HISTORY])[::-1]
     if history and (running := Job.objects.filter(id=history[-1].job_id, state__in=ACTIVE).first()):
-        raise Conflict("An answer is under way in this conversation.", code="answer_running", extra={"job": str(running.id)})
+        raise Conflict(
+            "An answer is under way in this conversation.", code="answer_running", extra={"job": str(running.id)}
+        )
     position = history[-1].position + 1 if history else 0
     question = Message(conversation=conversation, position=position, role=Message.Role.USER, content=content)
     job = job_create(

@@ -7,6 +7,7 @@ urlpatterns = [
     path("tutor/conversations/<uuid:conversation_id>", views.ConversationDetail.as_view()),
     path("tutor/conversations/<uuid:conversation_id>/messages", views.MessageListCreate.as_view()),
     path(
-        "tutor/conversations/<uuid:conversation_id>/messages/<uuid:message_id>/feedback", views.MessageFeedback.as_view()
+        "tutor/conversations/<uuid:conversation_id>/messages/<uuid:message_id>/feedback",
+        views.MessageFeedback.as_view(),
     ),
 ]

@@ -7,7 +7,6 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.generics import ListAPIView
-from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apps.common.pagination import CursorPagination
@@ -25,18 +24,20 @@ from apps.tutor.serializers import (
     MessageSerializer,
     TurnSerializer,
 )
+from apps.users.auth import AuthenticatedRequest
 
 
 class ConversationListCreate(ListAPIView[Conversation], ApiView):
     """The caller's conversations, newest first."""
 
+    request: AuthenticatedRequest
     serializer_class = ConversationSerializer
 
     def get_queryset(self) -> QuerySet[Conversation]:
         return selectors.conversation_list_for_user(user=self.request.user)
 
     @extend_schema(request=ConversationCreateSerializer, responses={201: ConversationSerializer})
-    def post(self, request: Request) -> Response:
+    def post(self, request: AuthenticatedRequest) -> Response:
         """Open a conversation about a subject, at a level."""
         conversation = services.conversation_create(user=request.user, **self.validated(ConversationCreateSerializer))
         return Response(ConversationSerializer(conversation).data, status=status.HTTP_201_CREATED)
@@ -44,12 +45,12 @@ class ConversationListCreate(ListAPIView[Conversation], ApiView):
 
 class ConversationDetail(ApiView):
     @extend_schema(responses=ConversationSerializer)
-    def get(self, request: Request, conversation_id: UUID) -> Response:
+    def get(self, request: AuthenticatedRequest, conversation_id: UUID) -> Response:
         conversation = selectors.conversation_get_for_user(user=request.user, conversation_id=conversation_id)
         return Response(ConversationSerializer(conversation).data)
 
     @extend_schema(responses={204: None})
-    def delete(self, request: Request, conversation_id: UUID) -> Response:
+    def delete(self, request: AuthenticatedRequest, conversation_id: UUID) -> Response:
         """Delete a conversation with its messages; a running answer is cancelled."""
         conversation = selectors.conversation_get_for_user(user=request.user, conversation_id=conversation_id)
         services.conversation_delete(conversation=conversation)
@@ -63,6 +64,7 @@ class MessagePagination(CursorPagination):
 class MessageListCreate(ListAPIView[Message], ApiView):
     """The messages of a conversation, in order."""
 
+    request: AuthenticatedRequest
     serializer_class = MessageSerializer
     pagination_class = MessagePagination
 
@@ -79,11 +81,13 @@ class MessageListCreate(ListAPIView[Message], ApiView):
         request=MessageAskSerializer,
         parameters=[
             OpenApiParameter("Idempotency-Key", OpenApiTypes.STR, "header", description="Makes a repeat harmless."),
-            OpenApiParameter("Accept", OpenApiTypes.STR, "header", description="text/event-stream to stream the answer."),
+            OpenApiParameter(
+                "Accept", OpenApiTypes.STR, "header", description="text/event-stream to stream the answer."
+            ),
         ],
         responses={202: TurnSerializer, (200, "text/event-stream"): OpenApiTypes.STR},
     )
-    def post(self, request: Request, conversation_id: UUID) -> HttpResponseBase:
+    def post(self, request: AuthenticatedRequest, conversation_id: UUID) -> HttpResponseBase:
         """Ask. Streams `token` events and a last `done`, or answers 202 with the job.
 
         A streamed answer is given up when the client goes away and does not come back; one accepted with 202 is kept.
@@ -104,7 +108,7 @@ class MessageListCreate(ListAPIView[Message], ApiView):
 
 class MessageFeedback(ApiView):
     @extend_schema(request=FeedbackSerializer, responses=FeedbackSerializer)
-    def put(self, request: Request, conversation_id: UUID, message_id: UUID) -> Response:
+    def put(self, request: AuthenticatedRequest, conversation_id: UUID, message_id: UUID) -> Response:
         """Thumbs up or down on an answer, with a reason; replaces an earlier one."""
         message = selectors.message_get_for_user(
             user=request.user, conversation_id=conversation_id, message_id=message_id
@@ -113,7 +117,7 @@ class MessageFeedback(ApiView):
         return Response({"rating": feedback.rating, "reason": feedback.reason})
 
     @extend_schema(responses={204: None})
-    def delete(self, request: Request, conversation_id: UUID, message_id: UUID) -> Response:
+    def delete(self, request: AuthenticatedRequest, conversation_id: UUID, message_id: UUID) -> Response:
         message = selectors.message_get_for_user(
             user=request.user, conversation_id=conversation_id, message_id=message_id
         )

@@ -23,7 +23,7 @@ class LoginForm(AuthenticationForm):
     def clean(self) -> dict[str, Any]:
         try:
             with LoginThrottle.attempt(self.request, self.cleaned_data.get("username", "")):
-                return super().clean()
+                return dict(super().clean())
         except Throttled as error:
             raise ValidationError(str(error.detail)) from error
 
@@ -46,7 +46,7 @@ class TokenInline(TabularInline):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):
+class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm

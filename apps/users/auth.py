@@ -21,7 +21,9 @@ class TokenAuthentication(auth.TokenAuthentication):
             raise AuthenticationFailed("Invalid token.")
         if found.expiry <= timezone.now():
             raise AuthenticationFailed("The token has expired.")
-        return self.validate_user(found)
+        if not found.user.is_active:
+            raise AuthenticationFailed("The account is not active.")
+        return found.user, found
 
 
 class AuthenticatedRequest(Request):
@@ -31,7 +33,7 @@ class AuthenticatedRequest(Request):
     auth: Token
 
 
-class TokenScheme(KnoxTokenScheme):
+class TokenScheme(KnoxTokenScheme):  # type: ignore[no-untyped-call]
     """How the OpenAPI schema describes it."""
 
     target_class = "apps.users.auth.TokenAuthentication"

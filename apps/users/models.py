@@ -6,7 +6,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
-from knox.models import AbstractAuthToken, AuthTokenManager
+from knox.models import AbstractAuthToken
 
 from apps.common.constants import Level
 from apps.common.models import TimestampedModel
@@ -63,12 +63,12 @@ class User(auth_models.AbstractUser):
 class Token(TimestampedModel, AbstractAuthToken):
     """A bearer token: only its digest is kept, so it is shown once, when it is made."""
 
-    created = None  # knox's name for created_at
+    created = token_key = None  # knox's: `created_at` and the unique digest serve instead
     digest = models.CharField(max_length=128, unique=True)
     expiry = models.DateTimeField()
     name = models.CharField(max_length=100, blank=True, help_text="What the user calls it.")
 
-    objects: ClassVar[Any] = AuthTokenManager()
+    objects: ClassVar[models.Manager["Token"]] = models.Manager()
 
     class Meta:
         ordering = ["-created_at", "-id"]

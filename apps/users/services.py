@@ -7,6 +7,8 @@ from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from knox.models import get_digest_token
+from knox.settings import knox_settings
 from rest_framework.exceptions import AuthenticationFailed
 
 from apps.users.models import Token, User
@@ -94,7 +96,9 @@ def user_erase(*, user: User) -> None:
 def token_create(*, user: User, name: str = "") -> tuple[Token, str]:
     """A token and its text, which is not kept. Clears away the user's expired ones."""
     Token.objects.filter(user=user, expiry__lte=timezone.now()).delete()
-    return Token.objects.create(user, name=name)
+    digest, text = get_digest_token()
+    expiry = timezone.now() + knox_settings.TOKEN_TTL
+    return Token.objects.create(user=user, name=name, digest=digest, expiry=expiry), text
 
 
 def token_revoke(*, token: Token) -> None:

@@ -1,7 +1,6 @@
 """The real ASGI application behind a real socket, and a worker whose part the test itself plays."""
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from apps.jobs.models import Job, State
 from apps.users.models import User
 from apps.users.services import token_create
 from lyo.asgi import application
+from tests.helpers import until
 
 PASSWORD = "correct-horse-9-battery"
 
@@ -39,9 +39,7 @@ def live(django_db_setup: None) -> Iterator[str]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="live server")
     thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
+    until(lambda: server.started)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
@@ -58,7 +56,8 @@ class Run:
 
     @property
     def request(self) -> dict[str, Any]:
-        return self.claim.job.request
+        request: dict[str, Any] = self.claim.job.request
+        return request
 
     def write(self, text: str, logprobs: list[dict[str, Any]] | None = None) -> None:
         """Deliver one token."""

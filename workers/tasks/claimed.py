@@ -60,9 +60,7 @@ class JobRun:
         self._clock.tick(len(delta.token_ids))
         start = self.entries[-1].end if self.entries else 0
         logprobs = [asdict(token) for token in delta.logprobs] or None
-        self.entries.append(
-            streams.Entry(start, start + len(delta.text), list(delta.token_ids), delta.text, logprobs)
-        )
+        self.entries.append(streams.Entry(start, start + len(delta.text), list(delta.token_ids), delta.text, logprobs))
         delivery.put(self)
 
     def on_stop(self, callback: Callable[[], None]) -> None:
@@ -223,7 +221,8 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
         delivery.drain(run)
     except EngineStopped:
         services.job_hand_back(claim=claim)
-        heartbeat.remove(run)
+        if run:
+            heartbeat.remove(run)
         return
     except Refused as refusal:
         state, error = State.FAILED, {"code": refusal.code, "detail": str(refusal)}

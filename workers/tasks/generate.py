@@ -29,7 +29,7 @@ def generate(job: JobRun) -> dict[str, Any]:
     )
     job.on_stop(handle.cancel)
     outcome = handle.wait()
-    result = {
+    result: dict[str, Any] = {
         "text": outcome.text,
         "finish_reason": outcome.finish_reason,
         "usage": {
@@ -41,6 +41,6 @@ def generate(job: JobRun) -> dict[str, Any]:
         "model_digest": model.digest,
         "adapter": None,
     }
-    if sampling.logprobs is not None:  # from the log of all attempts: the engine knows those of its own tokens alone
+    if sampling.logprobs is not None:  # as streamed: of the tokens whose text is in the answer
         result["logprobs"] = [token for entry in job.entries for token in entry.logprobs or ()]
     return result

@@ -10,6 +10,7 @@ from lyo import env
 from workers.engine.loop import EngineThread, LocalEngine
 from workers.models.load import LoadedModel, load
 from workers.protocols import Engine
+from workers.tasks import metrics
 
 
 class Runtime(NamedTuple):
@@ -28,6 +29,7 @@ def runtime() -> Runtime:
     )
     thread = EngineThread(engine)
     thread.start()
+    metrics.watch(engine)
     return Runtime(model, engine, thread)
 
 

@@ -84,8 +84,8 @@ def client() -> Client:
         ("conflict", 409, "answer_running", "Busy.", None),
         ("too-many", 429, "queue_full", "Full. Expected available in 4 seconds.", None),
         ("too-big", 413, "request_too_large", "The request body is too large.", None),
-        ("suspicious", 400, "parse_error", "Odd.", None),
-        ("unreadable", 400, "parse_error", "Gone.", None),
+        ("suspicious", 400, "parse_error", "Malformed request.", None),
+        ("unreadable", 400, "parse_error", "Malformed request.", None),
         ("invalid", 400, "unique", "Taken.", "name"),
         ("postgres", 503, "service_unavailable", "The database does not answer.", None),
         ("postgres-closed", 503, "service_unavailable", "The database does not answer.", None),
@@ -141,7 +141,13 @@ def test_an_unknown_path_is_404_in_json(client: Client, url: str) -> None:
 
 
 def test_too_many_query_parameters_are_400(client: Client) -> None:
-    assert client.get("/api/v1/test/conflict", dict.fromkeys(map(str, range(2000)), "")).status_code in (400, 409)
+    answer = client.get("/api/v1/test/conflict", {str(n): "" for n in range(2000)})
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, "parse_error")
+
+
+def test_a_chunked_body_is_refused_rather_than_taken_for_empty(client: Client) -> None:
+    answer = client.post("/api/v1/test/x", "{}", "application/json", headers={"transfer-encoding": "chunked"})
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (411, "length_required")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """Models, and every way to be refused: OpenAI's form, the right status, the field's name, and nothing changed."""
 
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import httpx
 import openai
 import pytest
+from django.db import OperationalError
 
 from apps.common.throttles import GenerationThrottle
+from apps.inference import completions, services
 from apps.jobs.models import Job
 from lyo import env
 
@@ -148,6 +151,26 @@ def test_a_bad_idempotency_key_is_named(http: httpx.Client) -> None:
 def test_wrong_methods_and_paths(http: httpx.Client) -> None:
     assert refused(http.get("/chat/completions"))[0] == 405
     assert refused(http.post("/completions", json={}))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [(OperationalError("gone"), 503, "service_unavailable"), (KeyError("a bug"), 500, "error")],
+)
+def test_our_own_faults_are_in_the_same_form(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch, fault: Exception, status: int, code: str
+) -> None:
+    monkeypatch.setattr(services, "chat_create", Mock(side_effect=fault))
+    response = http.post("/chat/completions", json=ASK)
+    assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+    assert response.json()["error"]["type"] == "server_error"
+    assert response.headers.get("Retry-After") == ("2" if status == 503 else None)
+
+
+def test_a_fault_while_waiting_is_in_the_same_form(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completions, "chat_completion", AsyncMock(side_effect=KeyError("a bug")))
+    response = http.post("/chat/completions", json=ASK)
+    assert (response.status_code, response.json()["error"]["type"]) == (500, "server_error")
 
 
 def test_too_many_a_minute_says_when_to_come_back(

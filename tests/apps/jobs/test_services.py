@@ -30,7 +30,7 @@ def learner() -> User:
 
 
 def make(**fields: object) -> Job:
-    return services.job_create(**{"kind": "ping", "request": {"ping": 1}, **fields})
+    return services.job_create(**{"kind": "embed", "request": {"input": ["a"]}, **fields})
 
 
 def claim(job: Job, worker: str = "w1") -> services.Claim:
@@ -125,7 +125,7 @@ def test_a_message_the_broker_did_not_take_is_sent_by_the_sweeper(monkeypatch: p
     sent: list[object] = []
     monkeypatch.setattr(dispatch, "send", lambda jobs: sent.extend(jobs) or True)
     assert services.job_resend() == 1
-    assert sent == [("ping", job.id)]
+    assert sent == [("embed", job.id)]
     assert services.job_resend() == 0  # not again before it is due
 
 
@@ -185,7 +185,7 @@ def test_only_ended_jobs_past_their_retention_are_deleted(sent: list[str]) -> No
 def test_admission_is_exact_when_many_ask_at_once(sent: list[str], learner: User) -> None:
     def ask() -> Job:
         with transaction.atomic():
-            services.job_admit(user=learner, queue="default")
+            services.job_admit(user=learner, queue="embed")
             return make(user=learner)
 
     results = in_threads(env.GENERATIONS_AT_ONCE + 6, ask)
@@ -200,7 +200,7 @@ def test_a_full_queue_refuses_with_the_position_one_would_have_had(
     monkeypatch.setattr(env, "QUEUE_LIMIT", 2)
     make(), make()
     with pytest.raises(TooManyRequests) as refusal, transaction.atomic():
-        services.job_admit(user=learner, queue="default")
+        services.job_admit(user=learner, queue="embed")
     assert refusal.value.extra == {"queue_position": 3}
 
 

@@ -16,7 +16,7 @@ HELLO = [Entry(0, 2, [10], "He"), Entry(2, 5, [11, 12], "llo"), Entry(5, 6, [13]
 
 @pytest.fixture
 def taken() -> services.Claim:
-    job = services.job_create(kind="ping", request={}, keep=False)
+    job = services.job_create(kind="embed", request={}, keep=False)
     claim = services.job_claim(job_id=job.id, worker="w")
     assert claim is not None
     return claim
@@ -123,3 +123,14 @@ def test_nothing_follows_the_end(taken: services.Claim) -> None:
 def test_an_unknown_stream_is_empty() -> None:
     assert streams.entries(uuid4()) == []
     assert streams.seal(uuid4()) == ""
+
+
+def test_a_reader_of_an_erased_job_is_told_that_it_is_over(taken: services.Claim) -> None:
+    append(taken, HELLO[0])
+
+    async def erase_while_read() -> list[object]:
+        reading = asyncio.create_task(read(taken.job))
+        await asyncio.to_thread(Job.objects.all().delete)
+        return (await asyncio.wait_for(reading, 10))[2]
+
+    assert async_to_sync(erase_while_read)()[-1].job.state == State.CANCELLED

@@ -1,8 +1,10 @@
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from asgiref.sync import async_to_sync
 from rest_framework.test import APIClient
 
 from apps.jobs import services as jobs
@@ -53,6 +55,10 @@ def finish(job_id: str, state: State = State.SUCCEEDED, **result: Any) -> None:
     jobs.job_finish(claim=claim, state=state, result={**RESULT, **result})
 
 
+async def collect(chunks: AsyncIterator[bytes]) -> list[bytes]:
+    return [chunk async for chunk in chunks]
+
+
 def ask(client: APIClient, url: str, content: str = "Why is it even?", **fields: Any) -> dict[str, Any]:
     response = client.post(url, {"content": content, **fields})
     assert response.status_code == 202, response.json()
@@ -80,7 +86,7 @@ def test_a_streamed_answer_ends_with_done_and_the_stored_message(ann: APIClient,
     job = Job.objects.get()
     assert job.keep is False
     finish(str(job.id))
-    body = b"".join(response.streaming_content).decode()
+    body = b"".join(async_to_sync(collect)(response.streaming_content)).decode()
     events = [dict(line.split(": ", 1) for line in part.splitlines()) for part in body.strip().split("\n\n")][1:]
     assert [event["event"] for event in events] == ["token", "done"]
     assert json.loads(events[0]["data"]) == {"text": RESULT["text"]}
@@ -206,9 +212,7 @@ def test_a_deleted_conversation_takes_its_messages_and_cancels_its_answer(ann: A
     assert Job.objects.get().state == State.CANCELLED
 
 
-def test_lists_cost_the_same_however_long_they_are(
-    ann: APIClient, talk: str, django_assert_num_queries: Any
-) -> None:
+def test_lists_cost_the_same_however_long_they_are(ann: APIClient, talk: str, django_assert_num_queries: Any) -> None:
     for number in range(3):
         finish(ask(ann, talk, f"{number}?")["job"]["id"])
     with django_assert_num_queries(2):  # the conversation; its messages with feedback

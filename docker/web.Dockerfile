@@ -1,0 +1,24 @@
+# The image of all that needs no torch: web, the `default` worker, beat, Flower, and the migrations.
+# Build it from the repository's root: docker build -f docker/web.Dockerfile -t lyo-web .
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+FROM ${BASE}
+
+ENV PYTHONUNBUFFERED=1 LYO_STATIC_ROOT=/app/static
+WORKDIR /app
+RUN useradd --uid 10001 --no-create-home lyo
+COPY requirements/base.txt requirements/
+RUN pip install --no-cache-dir -r requirements/base.txt
+COPY manage.py .
+COPY lyo lyo
+COPY apps apps
+# Settings want addresses; collectstatic calls none of them.
+RUN LYO_DATABASE_URL=postgres://build LYO_BROKER_URL=redis://build LYO_CACHE_URL=redis://build LYO_SECRET_KEY=build \
+    python manage.py collectstatic --noinput
+
+USER 10001
+EXPOSE 8000
+# Life, not readiness: a web process whose database is down must be left alone until the database is back.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
+CMD ["uvicorn", "lyo.asgi:application", "--host=0.0.0.0", "--port=8000", "--loop=uvloop", "--http=httptools", \
+     "--no-access-log", "--timeout-graceful-shutdown=2"]

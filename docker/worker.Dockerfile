@@ -1,0 +1,25 @@
+# The image of the worker that owns the model. Build it from the repository's root:
+#   docker build -f docker/worker.Dockerfile -t lyo-worker .
+# On Linux, PyPI's torch is the CUDA build. For another one, such as the much smaller CPU build, name PyTorch's index of
+# it: --build-arg PIP_EXTRA_INDEX_URL=... (pip prefers its "2.13.0+cpu" to PyPI's "2.13.0").
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+FROM ${BASE}
+
+# What is fetched or converted is kept on the volume: it survives the container and is done once.
+ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models HF_HOME=/models/hub
+WORKDIR /app
+RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models
+ARG PIP_EXTRA_INDEX_URL
+COPY requirements/base.txt requirements/worker.txt requirements/
+RUN pip install --no-cache-dir -r requirements/worker.txt
+COPY manage.py .
+COPY lyo lyo
+COPY apps apps
+COPY workers workers
+
+USER 10001
+VOLUME /models
+# Consumption, not life: a worker may be alive, and answer pings, and take nothing from its queues.
+HEALTHCHECK --interval=30s --timeout=20s --start-period=10m --retries=3 \
+    CMD ["python", "-m", "lyo.healthcheck", "queue:generate", "queue:embed"]
+CMD ["sh", "-c", "exec celery -A lyo worker -n generate@%h -P threads -c ${LYO_GENERATE_THREADS:-64} -Q generate,embed -I workers.tasks.generate,workers.tasks.embed -l INFO --without-mingle --without-gossip"]

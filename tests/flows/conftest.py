@@ -1,0 +1,37 @@
+"""A whole Lyo of its own: real servers, web, workers and Gemma in float32, in which answers are exact."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from lyo import env
+from lyo.stack import Stack
+from tests.flows.learner import Learner
+
+READER_GRACE_S = 3
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    lines: list[str] = []
+    stack = Stack(
+        env.BASE_DIR / ".lyo" / "flows",
+        say=lambda name, line: lines.append(f"{name} | {line}"),
+        extra={
+            "LYO_DTYPE": "float32",
+            "LYO_GENERATIONS_AT_ONCE": "64",
+            "LYO_GENERATIONS_PER_MINUTE": "100000",
+            "LYO_REGISTRATIONS_PER_MINUTE": "100000",
+            "LYO_READER_GRACE_S": str(READER_GRACE_S),
+        },
+    )
+    try:
+        with stack:
+            yield stack
+    finally:
+        (stack.home / "log.txt").write_text("\n".join(lines))
+
+
+@pytest.fixture
+def learner(stack: Stack) -> Learner:
+    return Learner(stack.web)

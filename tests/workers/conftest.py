@@ -1,0 +1,50 @@
+"""Models for the torch side's tests: tiny random ones, and the real Gemma 3 270M in float32."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from workers.engine.loop import LocalEngine
+from workers.models.load import LoadedModel, load
+from workers.models.tokenizer import Tokenizer
+
+MODELS_DIR = Path(os.environ.get("LYO_MODELS_DIR", Path(__file__).parents[2] / ".lyo" / "models"))
+
+
+@pytest.fixture(scope="session")
+def gemma() -> LoadedModel:
+    """The packaged model in float32, for transformers' own functions."""
+    return load("gemma-3-270m", MODELS_DIR, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tokenizer(gemma: LoadedModel) -> Tokenizer:
+    return gemma.tokenizer
+
+
+@pytest.fixture(scope="session")
+def gemma_engine() -> LocalEngine:
+    """An engine over a second copy of the packaged model; tests leave it idle."""
+    loaded = load("gemma-3-270m", MODELS_DIR, device="cpu", dtype="float32")
+    return LocalEngine.over(loaded, kv_cache_mb=512, context_tokens=2048, batch_limit=8)
+
+
+def greedy(model: torch.nn.Module, prompt: list[int], count: int, stop_ids: list[int] | None = None) -> list[int]:
+    """What transformers' own `generate` says after `prompt`, one prompt at a time."""
+    output = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        max_new_tokens=count,
+        do_sample=False,
+        eos_token_id=stop_ids,
+    )
+    return output[0, len(prompt) :].tolist()
+
+
+def run(engine: LocalEngine, until: Callable[[], bool] | None = None) -> None:
+    """Step the engine until nothing is left to do, or `until` says so."""
+    while not (until and until()) and engine.step():
+        pass

@@ -1,0 +1,198 @@
+"""The engine's promises, on a fake model: who runs when, and how every request ends."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.workers.conftest import run
+from tests.workers.fakes import STOP_ID, VOCABULARY, FakeModel, answer, fake_engine, text
+from workers.engine.loop import EngineThread, LocalEngine
+from workers.engine.request import Ticket
+from workers.protocols import Delta, EngineCrashed, EngineStopped, GenerateRequest, Refused, Sampling
+
+Submit = Callable[..., Ticket]
+
+
+def request(prompt: tuple[int, ...] = (1, 2, 3), max_tokens: int = 8, stop: tuple[str, ...] = (), **fields: object):
+    sampling = Sampling(max_tokens, temperature=0, stop=stop, logprobs=fields.pop("logprobs", None))
+    return GenerateRequest(id=str(prompt), prompt=prompt, sampling=sampling, **fields)
+
+
+def ignore(delta: Delta) -> None:
+    pass
+
+
+def long_prompt(max_tokens: int) -> tuple[int, ...]:
+    """A prompt whose answer has no early stop."""
+    return next((n,) for n in range(VOCABULARY) if len(answer((n,), max_tokens)) == max_tokens)
+
+
+def test_requests_that_join_and_leave_at_different_steps_get_their_own_answers() -> None:
+    engine, handles = fake_engine(batch_limit=3), {}
+    for n in range(12):
+        prompt = (n, n + 1, n + 2)
+        handles[prompt] = engine.submit(request(prompt, max_tokens=3 + 5 * (n % 4)), ignore)
+        engine.step()
+    run(engine)
+    for prompt, handle in handles.items():
+        outcome = handle.wait(0)
+        expected = answer(prompt, handle.request.sampling.max_tokens)
+        assert outcome.text == text(expected)
+        assert outcome.completion_tokens == len(expected)
+        assert outcome.finish_reason == ("length" if len(expected) == handle.request.sampling.max_tokens else "stop")
+
+
+def test_the_deltas_are_the_answer() -> None:
+    engine, deltas = fake_engine(), []
+    outcome = (handle := engine.submit(request(max_tokens=20), deltas.append)) and run(engine) or handle.wait(0)
+    assert "".join(delta.text for delta in deltas) == outcome.text
+    assert [token for delta in deltas for token in delta.token_ids] == answer((1, 2, 3), 20)
+
+
+def test_a_stop_string_ends_the_request() -> None:
+    engine = fake_engine()
+    tokens = answer(long_prompt(20), 20)
+    handle = engine.submit(request(long_prompt(20), max_tokens=20, stop=(f" {tokens[5]} {tokens[6]} ",)), ignore)
+    run(engine)
+    assert handle.wait(0).finish_reason == "stop"
+    assert handle.wait(0).text == text(tokens[:5]).rstrip()
+
+
+@pytest.mark.parametrize("delivered", range(21))
+def test_a_resumed_request_goes_on_as_if_it_had_not_stopped(delivered: int) -> None:
+    engine, deltas, prompt = fake_engine(), [], long_prompt(20)
+    tokens = answer(prompt, 20)
+    handle = engine.submit(request(prompt, 20, delivered=tuple(tokens[:delivered]), logprobs=1), deltas.append)
+    run(engine)
+    outcome = handle.wait(0)
+    assert (outcome.finish_reason, outcome.text, outcome.completion_tokens) == ("length", text(tokens), 20)
+    assert [token for delta in deltas for token in delta.token_ids] == tokens[delivered:]
+    assert [logprob.id for logprob in outcome.logprobs] == (tokens if delivered < 20 else [])
+
+
+def test_a_resumed_request_that_had_reached_its_stop_string_generates_nothing() -> None:
+    engine, prompt = fake_engine(), long_prompt(20)
+    tokens = answer(prompt, 4)
+    handle = engine.submit(request(prompt, 20, stop=(f"{tokens[3]} ",), delivered=tuple(tokens)), ignore)
+    run(engine)
+    assert handle.wait(0).text == text(tokens[:3])
+    assert engine.stats().tokens_generated == 0
+
+
+def test_a_cancelled_request_keeps_its_text_so_far() -> None:
+    engine, prompt = fake_engine(), long_prompt(50)
+    running = engine.submit(request(prompt, 50), ignore)
+    engine.step()
+    engine.step()
+    running.cancel()
+    waiting = engine.submit(request(prompt, 50), ignore)
+    waiting.cancel()
+    engine.step()
+    assert running.wait(0).finish_reason == waiting.wait(0).finish_reason == "cancelled"
+    assert running.wait(0).text == text(answer(prompt, 50)[:3])
+    assert waiting.wait(0).text == ""
+    assert engine.step() is False
+
+
+def test_a_deadline_ends_running_and_waiting_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, prompt = fake_engine(batch_limit=1), long_prompt(50)
+    running, waiting = (engine.submit(request(prompt, 50, deadline=time.time() + 60), ignore) for _ in range(2))
+    engine.step()
+    monkeypatch.setattr("workers.engine.loop.time.time", lambda now=time.time(): now + 61)
+    engine.step()
+    for handle in (running, waiting):
+        with pytest.raises(Refused) as refused:
+            handle.wait(0)
+        assert refused.value.code == "deadline_exceeded"
+    assert engine.stats().running == engine.stats().waiting == 0
+
+
+def test_a_crash_fails_the_batch_with_its_cause_and_the_engine_goes_on() -> None:
+    model = FakeModel()
+    engine, prompt = fake_engine(model, batch_limit=2), long_prompt(20)
+    first, second, third = (engine.submit(request(prompt, 20), ignore) for _ in range(3))
+    engine.step()
+    model.fails_in = 1
+    engine.step()
+    for handle in (first, second):
+        with pytest.raises(EngineCrashed) as crashed:
+            handle.wait(0)
+        assert "out of memory" in str(crashed.value.__cause__)
+    run(engine)
+    assert third.wait(0).text == text(answer(prompt, 20))
+    assert engine.stats().extra["crashes"] == 1
+
+
+def test_a_receiver_that_fails_ends_its_own_request_only() -> None:
+    def fail(delta: Delta) -> None:
+        raise ConnectionError("gone")
+
+    engine, prompt = fake_engine(), long_prompt(20)
+    bad, good = engine.submit(request(prompt, 20), fail), engine.submit(request(prompt, 20), ignore)
+    run(engine)
+    with pytest.raises(EngineCrashed, match="gone"):
+        bad.wait(0)
+    assert good.wait(0).text == text(answer(prompt, 20))
+
+
+def test_more_urgent_requests_go_first_and_equals_in_order_of_arrival() -> None:
+    engine, order = fake_engine(batch_limit=1), []
+    for name, priority in (("batch", 5), ("first", 0), ("second", 0), ("urgent", -1)):
+        engine.submit(request((len(name),), 1, priority=priority), lambda _, name=name: order.append(name))
+    run(engine)
+    assert order == ["urgent", "first", "second", "batch"]
+
+
+def test_what_does_not_fit_beside_the_others_waits_and_is_not_overtaken() -> None:
+    engine = fake_engine(FakeModel(capacity=2 * 256), batch_limit=4)
+    prompt = long_prompt(300)
+    small = engine.submit(request(prompt, 100), ignore)
+    large = engine.submit(request(prompt, 300), ignore)
+    engine.submit(request(prompt, 100), ignore)
+    engine.step()
+    assert (engine.stats().running, engine.stats().waiting) == (1, 2)
+    run(engine, until=lambda: small.done)
+    run(engine, until=lambda: large.done)
+    assert large.wait(0).completion_tokens == 300
+    run(engine)
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "words"),
+    [
+        (request((1,) * 400, 200), "context_length_exceeded", "512 tokens; 400 of prompt and 200 to generate are 600"),
+        (request(()), "invalid_request", "prompt"),
+        (request(max_tokens=0), "invalid_request", "max_tokens"),
+        (request((VOCABULARY,)), "invalid_request", "from 0 to 49"),
+        (request(stop=("",)), "invalid_request", "stop string"),
+        (request(adapter="x@1"), "adapter_not_found", "x@1"),
+    ],
+)
+def test_what_can_never_run_is_refused_at_once(bad: GenerateRequest, code: str, words: str) -> None:
+    with pytest.raises(Refused, match=words) as refused:
+        fake_engine(FakeModel(capacity=2 * 256 + 9)).submit(bad, ignore)
+    assert refused.value.code == code
+
+
+def test_a_stop_token_gives_no_text() -> None:
+    prompt = next((n,) for n in range(VOCABULARY) if len(answer((n,), 500)) < 500)
+    engine, deltas = fake_engine(), []
+    handle = engine.submit(request(prompt, 500), deltas.append)
+    run(engine)
+    assert handle.wait(0).finish_reason == "stop"
+    assert STOP_ID not in [token for delta in deltas for token in delta.token_ids]
+    assert handle.wait(0).text == text(answer(prompt, 500))
+
+
+def test_the_thread_serves_at_once_and_stops_in_good_order() -> None:
+    engine = fake_engine()
+    thread = EngineThread(engine)
+    thread.start()
+    assert engine.submit(request(max_tokens=5), ignore).wait(5).text == text(answer((1, 2, 3), 5))
+    endless = engine.submit(request(long_prompt(2000), 2000), lambda _: time.sleep(0.01))
+    thread.stop()
+    with pytest.raises(EngineStopped):
+        endless.wait(0)
+    with pytest.raises(EngineStopped):
+        engine.submit(request(), ignore)

@@ -1,0 +1,68 @@
+"""Tokens become text without half characters and without stop strings, and a stream can be resumed anywhere."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.engine.text import TextStream
+from workers.protocols import Delta
+
+PIECES = [b"a", b"b", b" <", b"<", b"end", b">", b"nd>", "é".encode(), b"\xf0\x9f", b"\x98\x80", b"\xff", b"", b"ab"]
+pieces = PIECES.__getitem__
+
+
+def stream_of(tokens: list[int], stop: tuple[str, ...]) -> tuple[TextStream, list[Delta]]:
+    stream, deltas = TextStream(pieces, stop), []
+    for token in tokens:
+        deltas.append(stream.push(token))
+        if stream.stopped:
+            break
+    deltas.append(stream.finish())
+    return stream, [delta for delta in deltas if delta]
+
+
+def test_half_a_character_waits_for_its_other_half() -> None:
+    stream = TextStream(pieces)
+    assert stream.push(PIECES.index(b"\xf0\x9f")) is None
+    assert stream.push(PIECES.index(b"\x98\x80")).text == "😀"
+
+
+def test_half_a_character_at_the_end_becomes_a_replacement_character() -> None:
+    stream, deltas = stream_of([0, PIECES.index(b"\xf0\x9f")], ())
+    assert [delta.text for delta in deltas] == ["a", "�"]
+    assert stream.text == "a�"
+
+
+def test_a_stop_string_across_tokens_ends_the_text_before_it() -> None:
+    stream, deltas = stream_of([0, 2, 4, 5, 1], ("<end>",))  # "a", " <", "end", ">"
+    assert stream.stopped
+    assert stream.text == "a "
+    assert [delta.text for delta in deltas] == ["a", " "]
+
+
+def test_what_only_looked_like_a_stop_string_is_let_go() -> None:
+    stream = TextStream(pieces, ("<end>",))
+    assert stream.push(PIECES.index(b"<")) is None
+    assert stream.push(PIECES.index(b"a")) == Delta((3, 0), "<a")
+
+
+def test_tokens_are_let_go_as_soon_as_no_stop_string_can_begin_in_them() -> None:
+    stream = TextStream(pieces, ("<end>",))
+    assert stream.push(PIECES.index(b" <")) is None
+    assert stream.push(PIECES.index(b"<")) == Delta((2,), " <")
+
+
+@pytest.mark.parametrize("stop", [("<end>",), ("ab", "b<"), ("aa",), ()])
+@given(tokens=st.lists(st.integers(0, len(PIECES) - 1), max_size=25))
+def test_after_any_delta_the_text_is_that_of_the_tokens(stop: tuple[str, ...], tokens: list[int]) -> None:
+    whole, deltas = stream_of(tokens, stop)
+    assert whole.text == "".join(delta.text for delta in deltas)
+    assert not any(string in whole.text for string in stop)
+    for count in range(len(deltas)):
+        seen = [token for delta in deltas[:count] for token in delta.token_ids]
+        resumed = TextStream(pieces, stop)
+        resumed.resume(seen)
+        assert resumed.text == "".join(delta.text for delta in deltas[:count])
+        rest = [resumed.push(token) for token in tokens[len(seen) :] if not resumed.stopped]
+        rest.append(resumed.finish())
+        assert [delta for delta in rest if delta] == deltas[count:]
