@@ -27,6 +27,7 @@ from apps.inference.serializers import (
     ModelSerializer,
 )
 from apps.jobs import streams
+from apps.users.auth import AuthenticatedRequest
 
 ERRORS = dict.fromkeys((400, 401, 404, 429), ErrorSerializer)
 IDEMPOTENCY_KEY = OpenApiParameter("Idempotency-Key", OpenApiTypes.STR, "header", description="Makes repeats harmless.")
@@ -79,7 +80,7 @@ class ChatCompletions(OpenAIView):
             **ERRORS,
         },
     )
-    def post(self, request: Request) -> HttpResponseBase:
+    def post(self, request: AuthenticatedRequest) -> HttpResponseBase:
         """Answer a conversation, at once or, with `stream`, as it is generated.
 
         Who hangs up gives the answer up, unless the request has an `Idempotency-Key`: its repeat gets the same answer.
@@ -106,7 +107,7 @@ class Embeddings(OpenAIView):
         parameters=[IDEMPOTENCY_KEY],
         responses={200: EmbeddingListSerializer, **ERRORS},
     )
-    def post(self, request: Request) -> HttpResponseBase:
+    def post(self, request: AuthenticatedRequest) -> HttpResponseBase:
         """Turn texts into vectors of length 1, of which alike texts have alike ones."""
         asked = self.validated(EmbeddingCreateSerializer)
         model = selectors.model_get(model_id=asked["model"], kind="embed")

@@ -72,6 +72,8 @@ class Job(TimestampedModel):
             models.Index(fields=["lease_expires_at"], condition=Q(state="running"), name="job_lease"),
             models.Index(fields=["user", "-created_at", "-id"], name="job_of_user"),
             models.Index(fields=["finished_at"], name="job_finished"),
+            models.Index(fields=["-created_at", "-id"], name="job_newest"),
+            models.Index(fields=["state", "kind"], name="job_counts"),
         ]
         constraints = [
             models.UniqueConstraint(

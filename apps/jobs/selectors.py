@@ -8,7 +8,7 @@ from django.db.models.functions import Coalesce
 from django.urls import reverse
 from rest_framework.exceptions import NotFound
 
-from apps.jobs.models import ACTIVE, Job, State
+from apps.jobs.models import Job, State
 from apps.users.models import User
 
 
@@ -43,7 +43,7 @@ def job_export(user: User) -> list[dict[str, Any]]:
 def queue_depths() -> dict[str, dict[str, Any]]:
     """Per queue: `waiting`, `running` and `oldest`, the creation time of the job that has waited longest."""
     rows = (
-        Job.objects.filter(state__in=ACTIVE)
+        Job.objects.filter(Q(state=State.QUEUED) | Q(state=State.RUNNING))  # in this form the partial indexes serve it
         .order_by()
         .values("queue")
         .annotate(

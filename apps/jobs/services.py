@@ -191,6 +191,7 @@ def job_retry(*, job: Job) -> bool:
         state=State.QUEUED,
         result=None,
         error=None,
+        started_at=None,
         finished_at=None,
         keep=True,
         max_attempts=F("attempt") + env.JOB_ATTEMPTS,

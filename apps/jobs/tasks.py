@@ -2,7 +2,7 @@
 
 import time
 
-from celery import shared_task
+from celery import Task, shared_task
 
 from apps.common import redis
 from apps.jobs import services
@@ -23,7 +23,7 @@ def delete_expired() -> None:
     services.job_delete_expired()
 
 
-@shared_task(name="jobs.canary")
-def canary(queue: str) -> None:
+@shared_task(name="jobs.canary", bind=True)
+def canary(self: Task, queue: str) -> None:
     """Prove that `queue` is being consumed: a worker may be alive, and answer pings, and still take nothing."""
-    redis.broker().set(f"lyo:canary:{queue}", time.time(), ex=CANARY_TTL_S)
+    redis.broker().set(f"lyo:canary:{queue}", f"{time.time()} {self.request.hostname}", ex=CANARY_TTL_S)

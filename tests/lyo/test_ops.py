@@ -81,7 +81,7 @@ def silent_port() -> Iterator[int]:
 
 
 def answer_canary(queue: str, age: float) -> None:
-    redis.broker().set(f"lyo:canary:{queue}", time.time() - age)
+    redis.broker().set(f"lyo:canary:{queue}", f"{time.time() - age} w")
 
 
 def make_job(state: str = "queued", kind: str = "chat", queue: str = "generate", **fields: Any) -> Job:
@@ -91,7 +91,8 @@ def make_job(state: str = "queued", kind: str = "chat", queue: str = "generate",
 
 
 def make_running(lease: timedelta, **fields: Any) -> Job:
-    return make_job("running", lease_token=uuid4(), lease_expires_at=timezone.now() + lease, **fields)
+    lease_end = timezone.now() + lease
+    return make_job("running", lease_token=uuid4(), lease_expires_at=lease_end, **{"worker": "w", **fields})
 
 
 def checks(client: Client, status: int) -> dict[str, Any]:
@@ -185,14 +186,14 @@ def test_a_queue_without_a_canary_is_not_ready(client: Client, db: None, canarie
 def test_a_stale_canary_is_not_ready(client: Client, db: None, canaries: None) -> None:
     answer_canary("generate", age=31)
     make_running(timedelta(seconds=-1))
-    make_running(timedelta(seconds=5), queue="embed")
+    make_running(timedelta(seconds=5), worker="another")
     assert failing(checks(client, 503)) == {"queue:generate": "the last canary was answered 31 s ago"}
 
 
 def test_a_busy_queue_is_ready_without_its_canary(client: Client, db: None, canaries: None) -> None:
     answer_canary("generate", age=31)
     make_running(timedelta(seconds=5))
-    assert checks(client, 200)["queue:generate"]["detail"] == "busy: no canary, but jobs are running"
+    assert checks(client, 200)["queue:generate"]["detail"] == "busy: no canary, but its worker's jobs are running"
 
 
 def test_servers_are_asked_once_a_second(

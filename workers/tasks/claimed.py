@@ -44,7 +44,7 @@ class JobRun:
         self.unread_since: float | None = None
         self.stopped = threading.Event()
         self._on_stop: Callable[[], None] = lambda: None
-        self._clock = metrics.TokenClock(claim.job.created_at, resumed=bool(self.entries))
+        self._clock = metrics.TokenClock(claim.job.created_at, resumed=claim.job.attempt > 1)
 
     @property
     def delivered(self) -> tuple[int, ...]:

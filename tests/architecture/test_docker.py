@@ -1,0 +1,74 @@
+"""What can be known of docker/ without a Docker engine. Building and running the images is described in the README."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from apps.jobs.dispatch import QUEUES
+from lyo import env
+
+DOCKER = env.BASE_DIR / "docker"
+COMPOSE = DOCKER / "compose.yaml"
+DOCKERFILES = [DOCKER / "web.Dockerfile", DOCKER / "worker.Dockerfile"]
+
+
+def instructions(path: Path) -> list[tuple[str, str]]:
+    """Name and arguments of each instruction, in order, without comments."""
+    text = re.sub(r"^#.*\n", "", path.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [(name, rest) for name, _, rest in (line.partition(" ") for line in text.splitlines() if line)]
+
+
+def named_settings(path: Path) -> set[str]:
+    return set(re.findall(r"\bLYO_[A-Z_]+", path.read_text()))
+
+
+def test_compose_follows_the_specification() -> None:
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.name)
+def test_an_image_has_a_pinned_base_an_unprivileged_user_and_a_health_check(path: Path) -> None:
+    found = dict(instructions(path))  # the last of each name, which is the one that counts
+    assert re.fullmatch(r"BASE=.+:\d+\.\d+-\S+", next(rest for name, rest in instructions(path) if name == "ARG"))
+    assert found["FROM"] == "${BASE}"
+    assert re.fullmatch(r"[1-9]\d*", found["USER"])
+    assert found["HEALTHCHECK"] != "NONE"
+
+
+def test_the_web_image_has_nothing_of_the_worker() -> None:
+    taken = [rest for name, rest in instructions(DOCKERFILES[0]) if name in {"COPY", "ADD", "RUN"}]
+    assert not [rest for rest in taken if re.search(r"worker|dev\.txt|torch", rest) or rest.startswith(". ")]
+
+
+def test_every_setting_that_docker_names_exists() -> None:
+    known = named_settings(env.BASE_DIR / "lyo" / "env.py")
+    for path in (COMPOSE, DOCKER / ".env.example", *DOCKERFILES):
+        assert named_settings(path) - known == set(), path.name
+
+
+def test_the_example_environment_has_all_that_compose_requires() -> None:
+    required = set(re.findall(r"\$\{(\w+):\?", COMPOSE.read_text()))
+    given = set(re.findall(r"^(\w+)=", (DOCKER / ".env.example").read_text(), re.MULTILINE))
+    assert required and required <= given
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_every_queue_has_a_worker_and_a_health_check(profile: str) -> None:
+    services = yaml.safe_load(COMPOSE.read_text())["services"].values()
+    image = dict(instructions(DOCKERFILES[1]))
+    consumed, checked = set(), set()
+    for service in services:
+        if profile not in service.get("profiles", [profile]):
+            continue
+        by_worker_image = service["image"].startswith("lyo-worker")
+        command = image["CMD"] if by_worker_image else " ".join(service.get("command", []))
+        check = image["HEALTHCHECK"] if by_worker_image else str(service.get("healthcheck", ""))
+        consumed |= {queue for queues in re.findall(r"-Q (\S+)", command) for queue in queues.split(",")}
+        checked |= set(re.findall(r"queue:(\w+)", check))
+    assert consumed == checked == set(QUEUES)
