@@ -129,13 +129,15 @@ def _migrations() -> str:
 
 def _queue(queue: str, database: Check) -> str:
     """A worker takes from the queue: it has answered the canary of late, or is so busy that the canary must wait."""
-    answered = redis.broker().get(f"lyo:canary:{queue}")
-    age = time.time() - float(answered) if answered else None
-    if age is not None and age < CANARY_STALE_S:
+    answered, _, worker = (redis.broker().get(f"lyo:canary:{queue}") or "").partition(" ")
+    if not answered:
+        raise NotReady("no canary was answered")
+    age = time.time() - float(answered)
+    if age < CANARY_STALE_S:
         return f"canary answered {age:.0f} s ago"
-    if database.ok and Job.objects.filter(queue=queue, state=State.RUNNING, lease_expires_at__gt=Now()).exists():
-        return "busy: no canary, but jobs are running"
-    raise NotReady("no canary was answered" if age is None else f"the last canary was answered {age:.0f} s ago")
+    if database.ok and Job.objects.filter(worker=worker, state=State.RUNNING, lease_expires_at__gt=Now()).exists():
+        return "busy: no canary, but its worker's jobs are running"
+    raise NotReady(f"the last canary was answered {age:.0f} s ago")
 
 
 # --- metrics ---

@@ -135,7 +135,7 @@ def handler500(request: HttpRequest) -> HttpResponse:
 
 def openai_error(status_code: int, code: str | None, message: str, param: str | None = None) -> dict[str, Any]:
     """The body of an error as OpenAI's clients read it."""
-    kind = "invalid_request_error" if status_code < 500 else "server_error"
+    kind = "requests" if status_code == 429 else "invalid_request_error" if status_code < 500 else "server_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 

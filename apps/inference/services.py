@@ -49,12 +49,15 @@ def embedding_create(*, user: User, model: ServedModel, texts: list[str], idempo
 def _create(
     *, user: User, kind: str, requests: list[dict[str, Any]], idempotency_key: str | None, asked: dict[str, Any]
 ) -> list[Job]:
+    # A key belongs to one row, so each choice has its own; hashed, it fits whatever its length.
+    digest = sha256(idempotency_key.encode()).hexdigest() if idempotency_key else None
+    keys = [f"{digest}#{i}" if digest else None for i in range(len(requests))]
+    made = [job_find_repeat(user=user, idempotency_key=key, request=asked) for key in keys]
+    if repeated := [job for job in made if job]:
+        return repeated
     job_admit(user=user, queue=ROUTES[kind].queue, count=len(requests))
-    jobs = []
-    for i, request in enumerate(requests):
-        # A key belongs to one row, so each choice has its own; hashed, it fits whatever its length.
-        key = f"{sha256(idempotency_key.encode()).hexdigest()}#{i}" if idempotency_key else None
-        job = job_find_repeat(user=user, idempotency_key=key, request=asked) or job_create(
+    return [
+        job_create(
             kind=kind,
             user=user,
             request=request,
@@ -63,5 +66,5 @@ def _create(
             idempotency_key=key,
             fingerprint_of=asked,
         )
-        jobs.append(job)
-    return jobs
+        for key, request in zip(keys, requests, strict=True)
+    ]

@@ -136,7 +136,4 @@ async def _event_stream(events: AsyncGenerator[str, None]) -> StreamingHttpRespo
         async for event in events:
             yield event
 
-    response = StreamingHttpResponse(body(), content_type="text/event-stream")
-    response["Cache-Control"] = "no-cache"
-    response["X-Accel-Buffering"] = "no"
-    return response
+    return streams.event_stream(body())

@@ -47,12 +47,8 @@ def finish_hook_register(kind: str, hook: FinishHook) -> None:
 
 
 def job_admit(*, user: User, queue: str, count: int = 1) -> None:
-    """Refuse with `TooManyRequests` what would exceed the user's share or the queue's room.
-
-    Serialises the user's requests until the end of the transaction, so that two at once cannot both take the last place.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"jobs of {user.pk}"])
+    """Refuse with `TooManyRequests` what would exceed the user's share or the queue's room."""
+    _one_at_a_time(user)
     mine = Job.objects.filter(user=user, queue=queue, state__in=ACTIVE).count()
     if mine + count > env.GENERATIONS_AT_ONCE:
         raise TooManyRequests(
@@ -74,6 +70,7 @@ def job_find_repeat(*, user: User, idempotency_key: str | None, request: Any) ->
     """The job that an earlier request with the same `Idempotency-Key` made; `Conflict` if that request was another."""
     if not idempotency_key:
         return None
+    _one_at_a_time(user)
     job = Job.objects.filter(user=user, idempotency_key=idempotency_key).first()
     if job and job.fingerprint != _fingerprint(request):
         raise Conflict("This Idempotency-Key was used for another request.", code="idempotency_key_reused")
@@ -106,6 +103,12 @@ def job_create(
     )
     _send_on_commit([job])
     return job
+
+
+def _one_at_a_time(user: User) -> None:
+    """Let no other request of the user's pass here until the transaction ends: two cannot both take the last place."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"jobs of {user.pk}"])
 
 
 def _fingerprint(request: Any) -> str:

@@ -214,9 +214,14 @@ async def wait(job: Job) -> Job:
 def response(job: Job, after: int = 0) -> StreamingHttpResponse:
     """The job's answer as server-sent events: `token` with `{"text"}`, then one of `done`, `error`, `cancelled`."""
     release_connection()
-    answer = StreamingHttpResponse(_events(job, after), content_type="text/event-stream")
+    return event_stream(_events(job, after))
+
+
+def event_stream(events: AsyncIterator[str]) -> StreamingHttpResponse:
+    """A response of server-sent events that no proxy holds back."""
+    answer = StreamingHttpResponse(events, content_type="text/event-stream")
     answer["Cache-Control"] = "no-cache"
-    answer["X-Accel-Buffering"] = "no"  # nginx would hold the tokens back
+    answer["X-Accel-Buffering"] = "no"  # nginx's way to say so
     return answer
 
 

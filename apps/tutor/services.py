@@ -58,9 +58,9 @@ def message_ask(
     """
     user = conversation.user
     request = {"conversation": str(conversation.id), "content": content, "max_tokens": max_tokens, "seed": seed}
-    job_admit(user=user, queue=QUEUE)
     if job := job_find_repeat(user=user, idempotency_key=idempotency_key, request=request):
         return Turn(job.message, job)
+    job_admit(user=user, queue=QUEUE)
     history = list(conversation.messages.order_by("-position")[:HISTORY])[::-1]
     if history and (running := Job.objects.filter(id=history[-1].job_id, state__in=ACTIVE).first()):
         raise Conflict(

@@ -33,7 +33,7 @@ class AuthenticatedRequest(Request):
     auth: Token
 
 
-class TokenScheme(KnoxTokenScheme):  # type: ignore[no-untyped-call]
+class TokenScheme(KnoxTokenScheme):
     """How the OpenAPI schema describes it."""
 
     target_class = "apps.users.auth.TokenAuthentication"

@@ -85,6 +85,7 @@ def user_export(*, user: User) -> dict[str, Any]:
 @transaction.atomic
 def user_erase(*, user: User) -> None:
     """Delete a user and all that is kept of them."""
+    User.objects.select_for_update().filter(id=user.id).first()  # nothing new may come to be theirs meanwhile
     for erase in _erasures.values():
         erase(user)
     user.delete()

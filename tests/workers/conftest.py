@@ -11,6 +11,8 @@ from workers.engine.loop import LocalEngine
 from workers.models.load import LoadedModel, load
 from workers.models.tokenizer import Tokenizer
 
+torch.set_num_threads(1)  # two threads that share their cores with other work wait for each other most of the time
+
 MODELS_DIR = Path(os.environ.get("LYO_MODELS_DIR", Path(__file__).parents[2] / ".lyo" / "models"))
 
 

@@ -25,7 +25,7 @@ def refused(response: httpx.Response) -> tuple[int, str | None, str | None]:
     assert response.headers["Content-Type"] == "application/json"
     (error,) = response.json().values()
     assert {"message", "type", "param", "code"} <= set(error)
-    assert error["type"] == "invalid_request_error"
+    assert error["type"] == ("requests" if response.status_code == 429 else "invalid_request_error")
     assert error["message"]
     assert Job.objects.count() == 0
     return response.status_code, error["param"], error["code"]

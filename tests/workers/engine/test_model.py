@@ -1,5 +1,7 @@
 """transformers' modules compute the same over slots as they do one prompt at a time."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, PretrainedConfig
@@ -31,7 +33,7 @@ CONFIGS = {
 
 def build(config: PretrainedConfig) -> torch.nn.Module:
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="eager").eval()
 
 
 def engine_over(module: torch.nn.Module) -> LocalEngine:
