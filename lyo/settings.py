@@ -1,4 +1,4 @@
-"""Django's settings. Values come from `lyo.env`; there is one copy of this file for development, tests and production."""
+"""Django's settings, from the values of `lyo.env`; the same file serves development, tests and production."""
 
 from datetime import timedelta
 from typing import Any
@@ -83,7 +83,7 @@ TEMPLATES = [
 # Under ASGI every request runs on a thread of its own, so connections are pooled instead of kept by threads.
 DATABASES = {"default": dj_database_url.parse(env.DATABASE_URL, conn_max_age=0, conn_health_checks=True)}
 DATABASES["default"].setdefault("OPTIONS", {}).update(
-    connect_timeout=3, pool={"min_size": 1, "max_size": env.DATABASE_POOL, "timeout": 5}
+    connect_timeout=3, pool={"min_size": 1, "max_size": env.DATABASE_POOL, "timeout": 3, "reconnect_timeout": 2}
 )
 BROKER_URL = env.BROKER_URL
 CACHE_URL = env.CACHE_URL
@@ -100,7 +100,7 @@ STATIC_ROOT = env.STATIC_ROOT
 
 # --- people ---
 AUTH_USER_MODEL = "users.User"
-KNOX_TOKEN_MODEL = "users.Token"
+KNOX_TOKEN_MODEL = "users.Token"  # noqa: S105 - the name of a model
 REST_KNOX = {
     "AUTH_HEADER_PREFIX": "Bearer",
     "TOKEN_TTL": timedelta(days=env.TOKEN_DAYS),
@@ -150,6 +150,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "SCHEMA_PATH_PREFIX": "/(api/)?v1",
     "POSTPROCESSING_HOOKS": ["drf_standardized_errors.openapi_hooks.postprocess_schema_enums"],
 }
 

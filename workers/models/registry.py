@@ -49,4 +49,6 @@ def resolve(name: str) -> ModelSpec:
             name=match["repository"], source="hub", location=match["repository"], revision=match["revision"] or "main"
         )
     known = ", ".join(REGISTRY)
-    raise Refused("model_not_found", f"no model is called {name!r}; known are {known}, a folder, or a hub id owner/name")
+    raise Refused(
+        "model_not_found", f"no model is called {name!r}; known are {known}, a folder, or a hub id owner/name"
+    )

@@ -47,7 +47,7 @@ def in_threads(count: int, call: Callable[[], object]) -> list[object]:
         barrier.wait()
         try:
             results.append(call())
-        except Exception as error:  # noqa: BLE001 - the kind of error is what is asserted
+        except Exception as error:
             results.append(error)
         finally:
             connection.close()

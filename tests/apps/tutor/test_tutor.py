@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 from asgiref.sync import async_to_sync
+from django.test import Client
 from rest_framework.test import APIClient
 
 from apps.jobs import services as jobs
@@ -227,3 +228,12 @@ def test_a_bad_last_event_id_is_400(ann: APIClient, talk: str) -> None:
     events = ask(ann, talk)["events"]
     for bad in ("x", "-1", "1.5", "9" * 40):
         assert ann.get(events, headers={"Last-Event-ID": bad}).status_code == 400
+
+
+def test_staff_can_erase_a_learner_with_conversations_and_a_running_answer(ann: APIClient, talk: str) -> None:
+    ask(ann, talk)
+    root = Client()
+    root.force_login(User.objects.create_superuser("root", "root@example.org", "correct-horse-9-battery"))
+    deleted = root.post(f"/admin/users/user/{User.objects.get(username='ann').id}/delete/", {"post": "yes"})
+    assert deleted.status_code == 302
+    assert (User.objects.count(), Conversation.objects.count(), Job.objects.count()) == (1, 0, 0)

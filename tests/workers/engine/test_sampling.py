@@ -33,7 +33,9 @@ def test_tokens_follow_the_distribution(sampling: Sampling, expected: list[float
 
 def test_a_token_does_not_depend_on_its_batch() -> None:
     logits = torch.randn(6, 5000, generator=torch.Generator().manual_seed(0))
-    samplings = [Sampling(1, seed=seed, top_k=k, top_p=p) for seed, (k, p) in enumerate([(0, 1), (9, 1), (0, 0.99)] * 2)]
+    samplings = [
+        Sampling(1, seed=seed, top_k=k, top_p=p) for seed, (k, p) in enumerate([(0, 1), (9, 1), (0, 0.99)] * 2)
+    ]
     together = sample(logits, samplings, range(6))
     alone = [sample(logits[row : row + 1], [samplings[row]], [row])[0] for row in range(6)]
     assert together == alone

@@ -65,7 +65,9 @@ def test_a_digest_changes_with_the_weights_and_is_remembered(tmp_path: Path) -> 
     assert len(list((models_dir / "digests").iterdir())) == 2
 
 
-@pytest.mark.parametrize("text", ["  two  spaces", "tabs\t\tand\n\n\nlines", "naïve 漢字 👩🏽‍🚀", "<b>tags</b>", "\x00\x01"])
+@pytest.mark.parametrize(
+    "text", ["  two  spaces", "tabs\t\tand\n\n\nlines", "naïve 漢字 👩🏽‍🚀", "<b>tags</b>", "\x00\x01"]
+)
 def test_text_survives_the_tokenizer(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
 

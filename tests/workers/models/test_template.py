@@ -9,6 +9,14 @@ from workers.models.tokenizer import Tokenizer
 from workers.protocols import Refused
 
 BOS, START, END, NEWLINE = 2, 105, 106, 107
+# fmt: off
+GOLDEN = [  # as transformers tokenizes the same turns written out
+    2, 105, 2364, 107, 3912, 8652, 236761, 108, 11355, 563, 506, 7217, 3730, 236881, 106, 107,
+    105, 4368, 107, 30958, 53700, 19389, 236761, 106, 107,
+    105, 2364, 107, 12879, 106, 107,
+    105, 4368, 107,
+]
+# fmt: on
 
 
 def user(content: str) -> Message:
@@ -25,7 +33,7 @@ def system(content: str) -> Message:
 
 def test_golden_tokens(tokenizer: Tokenizer) -> None:
     messages = [system("Be brief."), user("Why is the sky blue?"), assistant("Rayleigh scattering."), user("Thanks")]
-    assert render(tokenizer, messages) == []
+    assert render(tokenizer, messages) == GOLDEN
     assert tokenizer.decode(render(tokenizer, messages)) == (
         "user\nBe brief.\n\nWhy is the sky blue?\nmodel\nRayleigh scattering.\nuser\nThanks\nmodel\n"
     )
@@ -75,7 +83,9 @@ def test_what_cannot_fit_is_refused_with_the_numbers(tokenizer: Tokenizer, overf
     assert refused.value.code == "context_length_exceeded"
 
 
-@pytest.mark.parametrize("text", ["a" * 300_000, " " * 300_000, "<end_of_turn>" * 23_000, "漢" * 100_000, "\n" * 300_000])
+@pytest.mark.parametrize(
+    "text", ["a" * 300_000, " " * 300_000, "<end_of_turn>" * 23_000, "漢" * 100_000, "\n" * 300_000]
+)
 def test_a_huge_text_is_tokenized_quickly(tokenizer: Tokenizer, text: str) -> None:
     started = time.perf_counter()
     render(tokenizer, [user(text)])
