@@ -5,7 +5,7 @@
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 FROM ${BASE}
 
-# What is fetched or converted is kept on the volume: it survives the container and is done once.
+# Mount a volume on /models: what is fetched or converted there then outlives the container.
 ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models HF_HOME=/models/hub
 WORKDIR /app
 RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models
@@ -18,7 +18,6 @@ COPY apps apps
 COPY workers workers
 
 USER 10001
-VOLUME /models
 # Consumption, not life: a worker may be alive, and answer pings, and take nothing from its queues.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=10m --retries=3 \
     CMD ["python", "-m", "lyo.healthcheck", "queue:generate", "queue:embed"]

@@ -24,7 +24,17 @@ from lyo.processes import TIED, Console, Process, SetupError, Supervisor
 
 GIB = 2**30
 MODEL_SPACE = 2 * GIB  # what the packaged model takes while it is assembled and converted
-STEPS = ("migrate", "collectstatic --noinput --verbosity 0", "prepare_model", "seed_demo")
+PYTHON = (sys.executable, "-m")
+CELERY = (*PYTHON, "celery", "-A", "lyo")
+WORKER = (*CELERY, "worker", "--pool=threads", "--loglevel=INFO", "--without-mingle", "--without-gossip")
+MANAGE = (sys.executable, "manage.py")
+# What is done once before web and workers start; each may be repeated, and is quick when there is nothing to do.
+STEPS: tuple[tuple[str, ...], ...] = (
+    (*MANAGE, "migrate"),
+    (*MANAGE, "collectstatic", "--noinput", "--verbosity=0"),
+    (*PYTHON, "workers.models.prepare", "--model", env.MODEL, "--dir", str(env.MODELS_DIR)),
+    (*MANAGE, "seed_demo"),
+)
 
 
 class Stack:
@@ -91,7 +101,7 @@ class Stack:
             self.say("lyo", "starting servers")
             self.supervisor.start(*embedded.prepare(self.home, self.environment))
             for step in STEPS:
-                self._manage(step)
+                self._run(*step)
             self.say("lyo", "starting web and workers; loading the model takes a moment")
             self.supervisor.start(*(p for p in self._processes() if self.only is None or p.name in self.only))
             self._undo = undo.pop_all()
@@ -119,12 +129,11 @@ class Stack:
         finally:
             (self.home / "run.json").unlink(missing_ok=True)
 
-    def _manage(self, step: str) -> None:
-        """Run a management command; its lines are shown as they come."""
-        name, *options = step.split()
-        self.say("lyo", f"manage.py {step}")
+    def _run(self, python: str, *argv: str) -> None:
+        """Run a command to its end; its lines are shown as they come."""
+        self.say("lyo", f"python {' '.join(argv)}")
         command = subprocess.Popen(  # noqa: S603
-            [*TIED, sys.executable, "manage.py", name, *options],
+            [*TIED, python, *argv],
             cwd=env.BASE_DIR,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -135,19 +144,16 @@ class Stack:
         )
         try:
             for line in command.stdout or ():
-                self.say(name, line.rstrip())
+                self.say(argv[1].rpartition(".")[2], line.rstrip())
             if code := command.wait():
-                raise SetupError(f"`manage.py {step}` failed with exit code {code}: see its lines above.")
+                raise SetupError(f"`python {' '.join(argv)}` failed with exit code {code}: see its lines above.")
         finally:
             command.kill()
             command.wait()
 
     def _processes(self) -> list[Process]:
         """The table. Names are those of run.json."""
-        python = (sys.executable, "-m")
-        celery = (*python, "celery", "-A", "lyo")
-        worker = (*celery, "worker", "--pool=threads", "--loglevel=INFO", "--without-mingle", "--without-gossip")
-        uvicorn = (*python, "uvicorn", "lyo.asgi:application", "--loop=uvloop", "--http=httptools", "--no-access-log")
+        uvicorn = (*PYTHON, "uvicorn", "lyo.asgi:application", "--loop=uvloop", "--http=httptools", "--no-access-log")
         threads = self.environment.get("LYO_GENERATE_THREADS", str(env.GENERATE_THREADS))
 
         def process(name: str, *argv: str, extra: Mapping[str, str] | None = None, **rest: Any) -> Process:
@@ -162,18 +168,14 @@ class Stack:
             ),
             process(
                 "generate",
-                *(*worker, "--hostname=generate@%h", "--queues=generate,embed", f"--concurrency={threads}"),
-                extra={"LYO_WORKER": "generate"},
+                *(*WORKER, "--hostname=generate@%h", "--queues=generate,embed", f"--concurrency={threads}"),
+                "--include=workers.tasks.generate,workers.tasks.embed",
             ),
-            process(
-                "default",
-                *(*worker, "--hostname=default@%h", "--queues=default", "--concurrency=4"),
-                extra={"LYO_WORKER": "default"},
-            ),
-            process("beat", *celery, "beat", "--loglevel=INFO"),
+            process("default", *WORKER, "--hostname=default@%h", "--queues=default", "--concurrency=4"),
+            process("beat", *CELERY, "beat", "--loglevel=INFO"),
             process(
                 "flower",
-                *(*celery, "flower", "--address=127.0.0.1", f"--port={self.flower_port}", "--read_only=True"),
+                *(*CELERY, "flower", "--address=127.0.0.1", f"--port={self.flower_port}", "--read_only=True"),
                 extra={"FLOWER_BASIC_AUTH": "{username}:{password}".format(**self.admin)},
             ),
         ]

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lyo.processes import Process
-from lyo.stack import Stack
+from lyo.stack import WORKER, Stack
 
 HOME = Path(__file__).resolve().parents[2] / ".lyo" / "bench"
 MESSAGES = [{"role": "user", "content": "Explain step by step why the sum of two even numbers is even. " * 4}]
@@ -149,9 +149,8 @@ def jobs(stack: Stack) -> None:
     from apps.jobs.services import job_create
     from tests.bench.tasks import QUEUE, nothing, nothings_done
 
-    worker = [*stack.celery, "worker", "--pool=threads", "--concurrency=8", "--hostname=bench@%h", f"--queues={QUEUE}"]
-    worker += ["--include=tests.bench.tasks", "--without-mingle", "--without-gossip"]
-    stack.supervisor.start(Process(name="bench", argv=worker, env=stack.environment))
+    options = ("--concurrency=8", "--hostname=bench@%h", f"--queues={QUEUE}", "--include=tests.bench.tasks")
+    stack.supervisor.start(Process(name="bench", argv=(*WORKER, *options), env=stack.environment))
 
     def bare() -> float:
         start = nothings_done()

@@ -6,8 +6,6 @@ import os
 import shutil
 import socket
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -175,36 +173,7 @@ def test_a_home_has_one_owner(tmp_path: Path) -> None:
     embedded.hold(tmp_path).close()
 
 
-def lyo(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`make run` without make."""
-    return subprocess.run(
-        [sys.executable, "-m", "lyo.run"],
-        env={**os.environ, "LYO_HOME": str(home), **environment},
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-
-
-@pytest.mark.parametrize("setting", ["LYO_PORT", "LYO_FLOWER_PORT"])
-def test_a_port_in_use_is_one_clear_line(tmp_path: Path, setting: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        ports = {"LYO_PORT": str(embedded.free_port()), "LYO_FLOWER_PORT": str(embedded.free_port())}
-        port = str(taken.getsockname()[1])
-        run = lyo(tmp_path, **{**ports, setting: port})
-    line = f"lyo: Cannot listen on 127.0.0.1 port {port} (Address already in use): free it, or set {setting}.\n"
-    assert (run.returncode, run.stderr) == (1, line)
-    assert not (tmp_path / "run.json").exists()
-
-
-def test_a_second_lyo_in_the_same_home_is_one_clear_line(tmp_path: Path) -> None:
-    with embedded.hold(tmp_path):
-        run = lyo(tmp_path)
-    line = f"lyo: Lyo is already running in {tmp_path}: stop it, or set LYO_HOME to another folder.\n"
-    assert (run.returncode, run.stderr) == (1, line)
-
-
-def test_a_run_file_is_private_and_whole(tmp_path: Path) -> None:
+def test_a_private_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     embedded.write_private(tmp_path / "run.json", json.dumps({"processes": []}))
     assert stat.S_IMODE((tmp_path / "run.json").stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

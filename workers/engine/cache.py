@@ -49,7 +49,7 @@ class KVCache:
         self.slots, self.length = slots, length
 
     def begin(self, row: int, positions: Tensor, length: int) -> None:
-        """Aim the next forward pass at rows from `row` on. positions: [rows, tokens]; attention reads up to `length`."""
+        """Aim the next forward pass at rows from `row` on. positions: [rows, tokens]; attention reads `length`."""
         rows = positions.shape[0]
         self._view = (slice(row, row + rows), slice(None), slice(length))
         self._target = (torch.arange(row, row + rows, device=self.device)[:, None], slice(None), positions)

@@ -215,7 +215,7 @@ class LocalEngine:
         ticket, last = self._running[row], self._running.pop()
         if last is not ticket:
             self._running[row] = last
-            0 and self._model.move(len(self._running), row, last.length)
+            self._model.move(len(self._running), row, last.length)
         return ticket
 
     def _crash(self, cause: Exception) -> None:

@@ -42,8 +42,8 @@ class TransformersModel:
         module.set_attn_implementation(ATTENTION)
         config = module.config.get_text_config()
         self.vocabulary: int = config.vocab_size
-        self._decoder: nn.Module = module.get_decoder()
-        self._output: nn.Module = module.get_output_embeddings()
+        self._decoder: nn.Module = module.get_decoder()  # type: ignore[no-untyped-call]
+        self._output: nn.Module = module.get_output_embeddings()  # type: ignore[no-untyped-call]
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._window: int | None = config.sliding_window
         self._device, dtype = module.device, module.dtype
@@ -77,14 +77,14 @@ class TransformersModel:
 
     def _run(self, cache: KVCache | ShapeProbe, ids: Tensor, length: int, positions: Tensor | None = None) -> Tensor:
         at = torch.zeros_like(ids) if positions is None else positions
-        output = self._decoder(
+        states: Tensor = self._decoder(
             input_ids=ids,
             position_ids=at,
             attention_mask=attention_masks(at, length, self._window),
             past_key_values=cache,
             use_cache=True,
-        )
-        return output.last_hidden_state
+        ).last_hidden_state
+        return states
 
 
 def attention_masks(positions: Tensor, length: int, window: int | None) -> dict[str, Tensor]:
@@ -104,7 +104,7 @@ def grouped_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor,
-    scaling: float | None = None,
+    scaling: float,
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:

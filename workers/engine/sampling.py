@@ -22,7 +22,8 @@ def sample(logits: Tensor, samplings: Sequence[Sampling], positions: Sequence[in
     """The next token of each row. logits: [rows, vocabulary], float32; positions: of the tokens in their sequences."""
     chosen = logits.argmax(-1)
     precision = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no doubles
-    plain, cut = [], []
+    plain: list[int] = []
+    cut: list[int] = []
     for row, sampling in enumerate(samplings):
         if sampling.temperature > 0:
             (cut if sampling.top_k or sampling.top_p < 1 else plain).append(row)
@@ -67,7 +68,7 @@ def invert(probabilities: Tensor, draws: Tensor) -> Tensor:
     First by the sums of spans, then inside one span: a running sum over the whole vocabulary takes ten times longer.
     """
     rows = torch.arange(len(draws), device=draws.device)
-    spans = pad(probabilities, (0, -probabilities.shape[-1] % SPAN)).unflatten(-1, (-1, SPAN))
+    spans = pad(probabilities, (0, -probabilities.shape[-1] % SPAN)).reshape(len(draws), -1, SPAN)
     sums = spans.sum(-1, dtype=draws.dtype)
     cumulative = sums.cumsum(-1)
     targets = draws * cumulative[:, -1]

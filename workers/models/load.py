@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from workers.models.packaged import packaged_folder, weights_sha256
@@ -38,7 +39,7 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     spec = resolve(name)
     folder, digest = model_folder(spec, models_dir)
     place = torch.device(best_device() if device == "auto" else device)
@@ -49,7 +50,7 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
         trust_remote_code=False,
         local_files_only=True,
     )
-    model.to(place).eval().requires_grad_(False)
+    nn.Module.to(model, place).eval().requires_grad_(False)
     tokenizer = Tokenizer.from_folder(folder)
     return LoadedModel(
         name=spec.name,

@@ -8,7 +8,7 @@ import tokenizers
 from workers.protocols import Refused
 
 BYTE = re.compile(r"<0x([0-9A-F]{2})>")
-PROBE = " Lyo – naïve  spaces,\n\n\ttabs, 漢字 and 👩🏽‍🚀 <b>tags</b>"
+PROBE = " Lyo, naïve  spaces,\n\n\ttabs, 漢字 and 👩🏽‍🚀 <b>tags</b>"
 
 
 class Tokenizer:

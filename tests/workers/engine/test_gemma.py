@@ -12,7 +12,7 @@ PROMPTS = [
     "Why is the sky blue?",
     "Explain the water cycle to a child. " * 90,  # longer than the sliding window of 512
     "Write a haiku about rivers, then explain it line by line.",
-    "你好，請介紹一下台灣。",
+    "請介紹一下台灣的河流",
     "def fibonacci(n):",
 ]
 

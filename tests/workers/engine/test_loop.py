@@ -43,6 +43,17 @@ def test_requests_that_join_and_leave_at_different_steps_get_their_own_answers()
         assert outcome.finish_reason == ("length" if len(expected) == handle.request.sampling.max_tokens else "stop")
 
 
+@pytest.mark.parametrize("ending", list(product([3, 6], repeat=4)))
+def test_any_rows_may_end_in_the_same_step(ending: tuple[int, ...]) -> None:
+    engine, prompts = fake_engine(batch_limit=4), [p for p in PAIRS if len(answer(p, 6)) == 6][:4]
+    handles = [
+        engine.submit(request(prompt, max_tokens), ignore) for prompt, max_tokens in zip(prompts, ending, strict=True)
+    ]
+    run(engine)
+    texts = [text(answer(prompt, max_tokens)) for prompt, max_tokens in zip(prompts, ending, strict=True)]
+    assert [handle.wait(0).text for handle in handles] == texts
+
+
 def test_the_deltas_are_the_answer() -> None:
     engine, deltas = fake_engine(), []
     handle = engine.submit(request(max_tokens=20), deltas.append)
@@ -100,7 +111,8 @@ def test_a_deadline_ends_running_and_waiting_requests(monkeypatch: pytest.Monkey
     engine, prompt = fake_engine(batch_limit=1), long_prompt(50)
     running, waiting = (engine.submit(request(prompt, 50, deadline=time.time() + 60), ignore) for _ in range(2))
     engine.step()
-    monkeypatch.setattr("workers.engine.loop.time.time", lambda now=time.time(): now + 61)
+    later = time.time() + 61
+    monkeypatch.setattr("workers.engine.loop.time.time", lambda: later)
     engine.step()
     for handle in (running, waiting):
         with pytest.raises(Refused) as refused:

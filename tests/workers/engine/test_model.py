@@ -58,6 +58,21 @@ def test_greedy_answers_equal_generate(config: PretrainedConfig) -> None:
         assert handle.wait(0).text == "".join(f"{token} " for token in expected)
 
 
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def test_logits_equal_those_of_the_whole_text_at_once(config: PretrainedConfig) -> None:
+    """Row 0 is read as one prompt, row 1 as a prompt and then token by token; the window is crossed in both ways."""
+    texts = torch.randint(96, (2, 50), generator=torch.Generator().manual_seed(0)).tolist()
+    model = TransformersModel(build(config), kv_cache_mb=8)
+    with torch.inference_mode():
+        expected = build(config)(torch.tensor(texts)).logits
+        model.reserve(2, 50)
+        whole = model.logits(model.forward(0, texts[:1], [range(50)])[0])
+        parts = [model.forward(1, [texts[1][:9]], [range(9)])]
+        parts += [model.forward(1, [[token]], [[at]]) for at, token in enumerate(texts[1]) if at >= 9]
+        stepwise = model.logits(torch.cat(parts, 1)[0])
+    torch.testing.assert_close(torch.stack([whole, stepwise]), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_sampled_answers_do_not_depend_on_the_batch() -> None:
     config = CONFIGS["gemma 3, one kv head"]
     requests = [

@@ -1,0 +1,80 @@
+"""What `make run` says when it cannot go on: one line on stderr, exit code 1, and nothing left running."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lyo import embedded, run, stack
+from lyo.processes import SetupError
+
+
+def lyo(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`make run` without make."""
+    return subprocess.run(
+        [sys.executable, "-m", "lyo.run"],
+        env={**os.environ, "LYO_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize("setting", ["LYO_PORT", "LYO_FLOWER_PORT"])
+def test_a_port_in_use_is_one_clear_line(tmp_path: Path, setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {"LYO_PORT": str(embedded.free_port()), "LYO_FLOWER_PORT": str(embedded.free_port())}
+        port = str(taken.getsockname()[1])
+        run = lyo(tmp_path, **{**ports, setting: port})
+    line = f"lyo: Cannot listen on 127.0.0.1 port {port} (Address already in use): free it, or set {setting}.\n"
+    assert (run.returncode, run.stderr) == (1, line)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_second_lyo_in_the_same_home_is_one_clear_line(tmp_path: Path) -> None:
+    with embedded.hold(tmp_path):
+        run = lyo(tmp_path)
+    line = f"lyo: Lyo is already running in {tmp_path}: stop it, or set LYO_HOME to another folder.\n"
+    assert (run.returncode, run.stderr) == (1, line)
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "MODEL_SPACE", shutil.disk_usage(tmp_path).total * 2)
+    with pytest.raises(SetupError, match=r"^[\d.]+ GiB are free .*: make room, or set LYO_MODELS_DIR .*$"):
+        stack.require_space(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    stack.require_space(tmp_path)  # nothing is to be converted
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    find = importlib.metadata.distribution
+
+    def distribution(name: str) -> importlib.metadata.Distribution:
+        if name in ("redis", "torch"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    assert run.main() == 1
+    assert capsys.readouterr().err == "lyo: Missing packages: redis, torch. Run `make install`.\n"
+
+
+def test_run_json_tells_where_things_are_to_the_owner_alone(tmp_path: Path) -> None:
+    embedded.prepare(tmp_path, {"LYO_DATABASE_URL": "postgres://db/lyo"})
+    lyo = stack.Stack(tmp_path, port=8001, flower_port=8002)
+    lyo.supervisor.on_change({"web": 1, "generate": 2})
+    file = tmp_path / "run.json"
+    assert json.loads(file.read_text()) == {
+        "web": "http://127.0.0.1:8001",
+        "flower": "http://127.0.0.1:8002",
+        "admin": {"username": "admin", "password": embedded.read_local(tmp_path)["admin_password"]},
+        "processes": [{"name": "web", "pid": 1}, {"name": "generate", "pid": 2}],
+    }
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
