@@ -21,4 +21,5 @@ USER 10001
 # Consumption, not life: a worker may be alive, and answer pings, and take nothing from its queues.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=10m --retries=3 \
     CMD ["python", "-m", "lyo.healthcheck", "queue:generate", "queue:embed"]
-CMD ["sh", "-c", "exec celery -A lyo worker -n generate@%h -P threads -c ${LYO_GENERATE_THREADS:-64} -Q generate,embed -I workers.tasks.generate,workers.tasks.embed -l INFO --without-mingle --without-gossip"]
+CMD exec celery -A lyo worker -n generate@%h -P threads -c ${LYO_GENERATE_THREADS:-64} \
+    -Q generate,embed -I workers.tasks.generate,workers.tasks.embed -l INFO --without-mingle --without-gossip

@@ -113,20 +113,22 @@ class Supervisor:
             self.wait_ready(process.name)
 
     def wait_ready(self, name: str) -> None:
-        """Wait until the process runs and its probe passes; raises `SetupError` with the probe's last complaint."""
-        process = self._rows[name].process
-        end, pause, complaint = time.monotonic() + process.ready_s, TICK_S, "it does not start"
+        """Wait for the probe to pass (without one: for the start); raises `SetupError` with its last complaint."""
+        row = self._rows[name]
+        probe, wait_s = row.process.ready, row.process.ready_s
+        end, pause, complaint = time.monotonic() + wait_s, TICK_S, "it does not start"
         while time.monotonic() < end:
-            if self.pid(name):
+            if probe is None and (row.child or row.deaths):
+                return
+            if probe and row.child:
                 try:
-                    if process.ready:
-                        process.ready()
+                    probe()
                     return
                 except Exception as error:  # each protocol has its own way to say "not yet"
                     complaint = str(error).strip().partition("\n")[0]
             time.sleep(pause)
             pause = min(pause * 1.5, 1.0)
-        raise SetupError(f"{name} is not ready after {process.ready_s:.0f} s: {complaint}")
+        raise SetupError(f"{name} is not ready after {wait_s:.0f} s: {complaint}")
 
     def pid(self, name: str) -> int | None:
         """The pid now, or None while the process is down."""

@@ -1,6 +1,7 @@
 """Clients of the two Redis servers: the broker, which also keeps the token streams, and the cache.
 
-They give up soon: a server that is down or frozen must never hold up a request.
+They give up soon: a server that is down or frozen must never hold up a request. They are Any to the type checker: the
+library's types cover bytes, text, both protocols and pipelines at once.
 """
 
 import asyncio
@@ -31,16 +32,16 @@ _async_brokers: WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis
 
 
 @cached
-def broker() -> redis.Redis:
+def broker() -> Any:
     return redis.Redis.from_url(settings.BROKER_URL, retry=Retry(**RETRY), **OPTIONS)
 
 
 @cached
-def cache() -> redis.Redis:
+def cache() -> Any:
     return redis.Redis.from_url(settings.CACHE_URL, retry=Retry(**RETRY), **OPTIONS)
 
 
-def async_broker() -> redis.asyncio.Redis:
+def async_broker() -> Any:
     """The running event loop's client: connections belong to the loop that opened them."""
     loop = asyncio.get_running_loop()
     if loop not in _async_brokers:

@@ -62,8 +62,6 @@ class Job(TimestampedModel):
     idempotency_key = models.CharField(max_length=200, null=True, blank=True)  # noqa: DJ001 - NULL is outside the constraint
     fingerprint = models.CharField(max_length=64, blank=True, help_text="SHA-256 of the request that used the key.")
 
-    queue_position: int | None  # annotated by `selectors.job_list_for_user`
-
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
@@ -87,6 +85,11 @@ class Job(TimestampedModel):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+    @property
+    def queue_position(self) -> int | None:
+        """1 is next; None once it is not waiting, and where no selector has counted."""
+        return getattr(self, "counted_position", None)
 
     @property
     def is_terminal(self) -> bool:

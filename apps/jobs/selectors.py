@@ -13,11 +13,11 @@ from apps.users.models import User
 
 
 def job_list_for_user(*, user: User) -> QuerySet[Job]:
-    """The user's jobs, newest first, each with its `queue_position`: 1 is next, None once it is not waiting."""
+    """The user's jobs, newest first, each with its `queue_position` counted."""
     ahead = Job.objects.filter(queue=OuterRef("queue"), state=State.QUEUED, created_at__lt=OuterRef("created_at"))
     count = ahead.order_by().values("queue").annotate(n=Count("id")).values("n")
     position = Case(When(state=State.QUEUED, then=Coalesce(Subquery(count), 0) + 1), output_field=IntegerField())
-    return Job.objects.filter(user=user).annotate(queue_position=position)
+    return Job.objects.filter(user=user).annotate(counted_position=position)
 
 
 def job_get_for_user(*, user: User, job_id: UUID) -> Job:

@@ -246,7 +246,7 @@ async def _events(job: Job, after: int) -> AsyncIterator[str]:
             case KeepAlive():
                 yield ": keep-alive\n\n"
             case Ended(job):
-                yield sse(terminal_data(job), TERMINAL_EVENTS[job.state], after)
+                yield sse(terminal_data(job), TERMINAL_EVENTS[State(job.state)], after)
 
 
 def terminal_data(job: Job) -> dict[str, Any]:

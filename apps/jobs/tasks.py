@@ -1,6 +1,7 @@
 """What beat asks of the `default` worker, and the canary that every worker answers."""
 
 import time
+from typing import Any
 
 from celery import Task, shared_task
 
@@ -24,6 +25,6 @@ def delete_expired() -> None:
 
 
 @shared_task(name="jobs.canary", bind=True)
-def canary(self: Task, queue: str) -> None:
+def canary(self: Task[Any, Any], queue: str) -> None:
     """Prove that `queue` is being consumed: a worker may be alive, and answer pings, and still take nothing."""
     redis.broker().set(f"lyo:canary:{queue}", f"{time.time()} {self.request.hostname}", ex=CANARY_TTL_S)

@@ -62,7 +62,7 @@ def message_ask(
         return Turn(job.message, job)
     job_admit(user=user, queue=QUEUE)
     history = list(conversation.messages.order_by("-position")[:HISTORY])[::-1]
-    if history and (running := Job.objects.filter(id=history[-1].job_id, state__in=ACTIVE).first()):
+    if history and (running := Job.objects.filter(message=history[-1], state__in=ACTIVE).first()):
         raise Conflict(
             "An answer is under way in this conversation.", code="answer_running", extra={"job": str(running.id)}
         )

@@ -50,7 +50,7 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
         trust_remote_code=False,
         local_files_only=True,
     )
-    nn.Module.to(model, place).eval().requires_grad_(False)
+    nn.Module.to(model, place).requires_grad_(False).train(False)
     tokenizer = Tokenizer.from_folder(folder)
     return LoadedModel(
         name=spec.name,
