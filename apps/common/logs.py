@@ -48,6 +48,10 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
         "root": {"handlers": ["console"], "level": level},
         "loggers": {
             "django": {"handlers": [], "propagate": True},
+            # Three lines a second of beat's errands; what a job does is logged with its id by the worker.
+            **dict.fromkeys(
+                ("celery.beat", "celery.worker.strategy", "celery.app.trace"), {"level": "WARNING", "propagate": True}
+            ),
             "uvicorn": {"handlers": [], "propagate": True},
             # Requests, refusals and failures are told by django_structlog's middleware.
             "uvicorn.access": {"handlers": [], "propagate": False},

@@ -13,11 +13,14 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from lyo import embedded
 from lyo.processes import Process
-from lyo.stack import WORKER, Stack
+
+if TYPE_CHECKING:
+    from lyo.stack import Stack
 
 HOME = Path(__file__).resolve().parents[2] / ".lyo" / "bench"
 MESSAGES = [{"role": "user", "content": "Explain step by step why the sum of two even numbers is even. " * 4}]
@@ -28,7 +31,10 @@ JOBS = 1000
 
 
 def main() -> None:
-    os.environ["LYO_HOME"] = str(HOME)
+    os.environ |= {"LYO_HOME": str(HOME), "DJANGO_SETTINGS_MODULE": "lyo.settings", "LYO_LOG_LEVEL": "WARNING"}
+    embedded.prepare(HOME, os.environ)  # addresses, before anything reads the settings
+    from lyo.stack import Stack
+
     limits = ("GENERATIONS_PER_MINUTE", "GENERATIONS_AT_ONCE", "REQUESTS_PER_MINUTE")
     stack = Stack(HOME, say=lambda name, line: None, extra={f"LYO_{name}": "1000000" for name in limits})
     print("starting a stack and an engine …", flush=True)
@@ -40,7 +46,7 @@ def main() -> None:
 # --- generation ---
 
 
-def generation(stack: Stack) -> None:
+def generation(stack: "Stack") -> None:
     direct, served = DirectEngine(), RestClient(stack.web)
     print(f"\ndecode tokens/s, {CONCURRENT} concurrent, {TOKENS} out, median of {ROUNDS} [min, max]")
     report("engine, called directly", direct.tokens_per_second, "Lyo, REST and SSE", served.tokens_per_second)
@@ -140,13 +146,13 @@ class RestClient:
 # --- jobs ---
 
 
-def jobs(stack: Stack) -> None:
+def jobs(stack: "Stack") -> None:
     import django
 
-    os.environ["DJANGO_SETTINGS_MODULE"] = "lyo.settings"
     django.setup()
     from apps.jobs.models import Job, State
     from apps.jobs.services import job_create
+    from lyo.stack import WORKER
     from tests.bench.tasks import QUEUE, nothing, nothings_done
 
     options = ("--concurrency=8", "--hostname=bench@%h", f"--queues={QUEUE}", "--include=tests.bench.tasks")

@@ -104,11 +104,11 @@ class LocalEngine:
             while self._inbox:
                 self._scheduler.add(self._inbox.popleft())
             self._drop_unwanted()
-            read = self._prefill()
+            before = self._counts["tokens"]
+            self._prefill()
             if self._running:
                 self._decode()
-                return True
-            return read > 0
+            return self._counts["tokens"] > before
         except Exception as cause:
             self._crash(cause)
             return True
@@ -125,29 +125,33 @@ class LocalEngine:
 
     # --- the parts of a step ---
 
-    def _prefill(self) -> int:
-        """Let waiting requests join, each with its first token; returns how many tokens were read."""
-        started, read = time.perf_counter(), 0
-        while read < PREFILL_TOKENS and (ticket := self._scheduler.take(self._running)):
+    def _prefill(self) -> None:
+        """Let waiting requests join, as many as `PREFILL_TOKENS` allow, each with its first token.
+
+        Shorter prompts are padded at their end. What that puts into the cache lies beyond the row's length, where no
+        token looks before it is overwritten.
+        """
+        started = time.perf_counter()
+        first = len(self._running)
+        while ticket := self._scheduler.take(self._running, self._running[first:], PREFILL_TOKENS):
             if ticket.finish_reason:  # an earlier attempt died between its last token and its report
                 ticket.finish(ticket.finish_reason)
-                continue
-            row = len(self._running)
-            self._running.append(ticket)
-            sequence = [*ticket.request.prompt, *ticket.tokens]
-            self._reserve()
-            states = self._model.forward(row, [sequence], [range(len(sequence))])[0]
-            if ticket.request.sampling.logprobs is not None and ticket.tokens:
-                first = len(ticket.request.prompt) - 1
-                for start in range(0, len(ticket.tokens), LOGPROB_ROWS):
-                    tokens = ticket.tokens[start : start + LOGPROB_ROWS]
-                    logits = self._model.logits(states[first + start :][: len(tokens)])
-                    ticket.logprobs += self._logprobs(logits, tokens, ticket.request.sampling.logprobs)
-            self._advance(row, self._model.logits(states[-1:]))
-            read += len(sequence)
-        self._counts["prompt_tokens"] += read
+            else:
+                self._running.append(ticket)
+        joined = self._running[first:]
+        if not joined:
+            return
+        self._reserve()
+        longest = max(ticket.length for ticket in joined)
+        tokens = [[*t.request.prompt, *t.tokens, *[0] * (longest - t.length)] for t in joined]
+        states = self._model.forward(first, tokens, [range(longest)] * len(joined))
+        for ticket, own in zip(joined, states, strict=True):
+            if ticket.request.sampling.logprobs is not None:
+                ticket.logprobs = self._logprobs_of_delivered(ticket, own)
+        ends = [ticket.length - 1 for ticket in joined]
+        self._advance(first, self._model.logits(states[range(len(joined)), ends]))
+        self._counts["prompt_tokens"] += sum(len(ticket.request.prompt) for ticket in joined)
         self._counts["prefill_seconds"] += time.perf_counter() - started
-        return read
 
     def _decode(self) -> None:
         """One more token for every row."""
@@ -181,6 +185,16 @@ class LocalEngine:
                 ended.append(first + index)
         for row in reversed(ended):
             self._leave(row)
+
+    def _logprobs_of_delivered(self, ticket: Ticket, states: Tensor) -> list[TokenLogprob]:
+        """The log-probabilities that an earlier attempt had computed. states: of the ticket's sequence."""
+        logprobs: list[TokenLogprob] = []
+        count = ticket.request.sampling.logprobs or 0
+        for start in range(0, len(ticket.tokens), LOGPROB_ROWS):
+            tokens = ticket.tokens[start : start + LOGPROB_ROWS]
+            logits = self._model.logits(states[len(ticket.request.prompt) - 1 + start :][: len(tokens)])
+            logprobs += self._logprobs(logits, tokens, count)
+        return logprobs
 
     def _logprobs(self, logits: Tensor, tokens: list[int], count: int) -> list[TokenLogprob]:
         def text(token: int) -> str:

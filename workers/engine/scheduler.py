@@ -27,12 +27,17 @@ class Scheduler:
         heapq.heappush(self._heap, (ticket.request.priority, self._arrivals, ticket))
         self._arrivals += 1
 
-    def take(self, running: Sequence[Ticket]) -> Ticket | None:
-        """The next request, if it may join the running ones."""
+    def take(self, running: Sequence[Ticket], joining: Sequence[Ticket], prefill_tokens: int) -> Ticket | None:
+        """The next request, if it may run beside `running`, and be read together with those of them that are `joining`.
+
+        What is read together is padded to the longest, and `prefill_tokens` bounds that; one alone may exceed it.
+        """
         if not self._heap or len(running) >= self._batch_limit:
             return None
-        longest = max(ticket.longest for ticket in (*running, self._heap[0][2]))
-        if (len(running) + 1) * blocks(longest) > self._capacity:
+        ticket = self._heap[0][2]
+        if (len(running) + 1) * blocks(max(other.longest for other in (*running, ticket))) > self._capacity:
+            return None
+        if joining and (len(joining) + 1) * max(other.length for other in (*joining, ticket)) > prefill_tokens:
             return None
         return heapq.heappop(self._heap)[2]
 
