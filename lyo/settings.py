@@ -136,11 +136,16 @@ REST_FRAMEWORK = {
     "DEFAULT_CONTENT_NEGOTIATION_CLASS": "apps.common.negotiation.ContentNegotiation",
     "DEFAULT_THROTTLE_CLASSES": ["apps.common.throttles.RequestThrottle"],
     "DEFAULT_PAGINATION_CLASS": "apps.common.pagination.CursorPagination",
-    "DEFAULT_SCHEMA_CLASS": "drf_standardized_errors.openapi.AutoSchema",
+    "DEFAULT_SCHEMA_CLASS": "apps.common.schema.AutoSchema",
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
-DRF_STANDARDIZED_ERRORS = {"EXCEPTION_HANDLER_CLASS": "apps.common.errors.ExceptionHandler"}
+_STATUSES = ("400", "401", "403", "404", "405", "411", "413", "415", "429", "500", "503")
+DRF_STANDARDIZED_ERRORS = {
+    "EXCEPTION_HANDLER_CLASS": "apps.common.errors.ExceptionHandler",
+    "ALLOWED_ERROR_STATUS_CODES": _STATUSES,
+    "ERROR_SCHEMAS": dict.fromkeys(_STATUSES, "apps.common.serializers.RefusalSerializer"),
+}
 SPECTACULAR_SETTINGS = {
     "TITLE": "Lyo",
     "DESCRIPTION": "Self-hosted backend for AI education.",
@@ -151,7 +156,6 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "SCHEMA_PATH_PREFIX": "/(api/)?v1",
-    "POSTPROCESSING_HOOKS": ["drf_standardized_errors.openapi_hooks.postprocess_schema_enums"],
 }
 
 # --- Celery: every name here is an option that Celery knows (a test asserts it) ---

@@ -49,9 +49,9 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
         "loggers": {
             "django": {"handlers": [], "propagate": True},
             # Three lines a second of beat's errands; what a job does is logged with its id by the worker.
-            **dict.fromkeys(
-                ("celery.beat", "celery.worker.strategy", "celery.app.trace"), {"level": "WARNING", "propagate": True}
-            ),
+            "celery.beat": {"level": "WARNING"},
+            "celery.worker.strategy": {"level": "WARNING"},
+            "celery.app.trace": {"level": "WARNING"},
             "uvicorn": {"handlers": [], "propagate": True},
             # Requests, refusals and failures are told by django_structlog's middleware.
             "uvicorn.access": {"handlers": [], "propagate": False},

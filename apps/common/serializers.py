@@ -6,6 +6,19 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.serializers import as_serializer_error
 
 
+class ReasonSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    detail = serializers.CharField()
+    attr = serializers.CharField(allow_null=True, help_text="The field that is wrong, by its path.")
+
+
+class RefusalSerializer(serializers.Serializer[Any]):
+    """Documents the one form of every refusal."""
+
+    type = serializers.ChoiceField(choices=["validation_error", "client_error", "server_error"])
+    errors = ReasonSerializer(many=True)  # type: ignore[assignment] # a field, which the metaclass takes away
+
+
 class StrictSerializer(serializers.Serializer[Any]):
     """Refuses fields that it does not know, by name."""
 

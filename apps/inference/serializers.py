@@ -70,7 +70,10 @@ class BooleanField(ExactField, serializers.BooleanField):
     json_types = (bool,)
 
 
-@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+TEXT = {"type": "string", "minLength": 1}
+
+
+@extend_schema_field({"oneOf": [TEXT, {"type": "array", "items": TEXT}]})
 class StringsField(serializers.ListField):
     """A list of strings; one string stands for a list of it."""
 
@@ -130,7 +133,7 @@ class ChatCompletionCreateSerializer(OpenAISerializer):
     """Parameters of OpenAI's that are not listed are ignored where they cannot change the answer, else refused."""
 
     model = StringField()
-    messages = serializers.ListField(child=ChatMessageSerializer(), allow_empty=False, max_length=MAX_MESSAGES)
+    messages = serializers.ListField(child=ChatMessageSerializer(), min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens = IntegerField(
         min_value=1, max_value=env.CONTEXT_TOKENS, required=False, help_text=f"Default {DEFAULT_MAX_TOKENS}."
     )

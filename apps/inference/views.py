@@ -29,7 +29,8 @@ from apps.inference.serializers import (
 from apps.jobs import streams
 from apps.users.auth import AuthenticatedRequest
 
-ERRORS = dict.fromkeys((400, 401, 404, 429), ErrorSerializer)
+COMMON_ERRORS = dict.fromkeys((401, 405, 429, 500, 503), ErrorSerializer)
+ERRORS = dict.fromkeys((400, 404, 409, 411, 413, 415, 499, 504), ErrorSerializer) | COMMON_ERRORS
 IDEMPOTENCY_KEY = OpenApiParameter("Idempotency-Key", OpenApiTypes.STR, "header", description="Makes repeats harmless.")
 
 
@@ -55,14 +56,14 @@ class OpenAIView(ApiView):
 
 
 class ModelList(OpenAIView):
-    @extend_schema(operation_id="v1_models_list", responses={200: ModelListSerializer, 401: ErrorSerializer})
+    @extend_schema(operation_id="v1_models_list", responses={200: ModelListSerializer, **COMMON_ERRORS})
     def get(self, request: Request) -> Response:
         """The models that can be named, the default one first."""
         return Response({"object": "list", "data": [_model_data(model) for model in selectors.model_list()]})
 
 
 class ModelDetail(OpenAIView):
-    @extend_schema(responses={200: ModelSerializer, 401: ErrorSerializer, 404: ErrorSerializer})
+    @extend_schema(responses={200: ModelSerializer, 404: ErrorSerializer, **COMMON_ERRORS})
     def get(self, request: Request, model_id: str) -> Response:
         """One model, by its id or alias."""
         return Response(_model_data(selectors.model_get(model_id=model_id)))

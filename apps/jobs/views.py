@@ -1,3 +1,4 @@
+import re
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from apps.jobs.models import Job
 from apps.jobs.serializers import JobSerializer
 from apps.users.auth import AuthenticatedRequest
 
-MAX_OFFSET = 2**31
+OFFSET = re.compile("[0-9]{1,10}")
 
 
 class JobList(ListAPIView[Job]):
@@ -44,6 +45,8 @@ class JobCancel(ApiView):
 
 
 class JobEvents(ApiView):
+    http_method_names = ["get", "options"]  # a HEAD would wait for the job's end
+
     @extend_schema(
         parameters=[
             OpenApiParameter("Last-Event-ID", OpenApiTypes.INT, "header", description="Resume after this event.")
@@ -54,6 +57,6 @@ class JobEvents(ApiView):
         """Follow a job: `token` events with `{"text"}`, then exactly one of `done`, `error` and `cancelled`."""
         job = selectors.job_get_for_user(user=request.user, job_id=job_id)
         last = request.headers.get("Last-Event-ID", "0")
-        if not (last.isascii() and last.isdigit() and int(last[:12]) < MAX_OFFSET):
+        if not OFFSET.fullmatch(last):
             raise ValidationError({"Last-Event-ID": ["Must be the id of an event of this stream."]})
         return streams.response(job, after=int(last))

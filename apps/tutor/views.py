@@ -10,6 +10,7 @@ from rest_framework.generics import ListAPIView
 from rest_framework.response import Response
 
 from apps.common.pagination import CursorPagination
+from apps.common.serializers import RefusalSerializer
 from apps.common.throttles import GenerationThrottle, RequestThrottle
 from apps.common.views import ApiView
 from apps.jobs import streams
@@ -46,6 +47,7 @@ class ConversationListCreate(ListAPIView[Conversation], ApiView):
 class ConversationDetail(ApiView):
     @extend_schema(responses=ConversationSerializer)
     def get(self, request: AuthenticatedRequest, conversation_id: UUID) -> Response:
+        """One conversation, without its messages."""
         conversation = selectors.conversation_get_for_user(user=request.user, conversation_id=conversation_id)
         return Response(ConversationSerializer(conversation).data)
 
@@ -85,7 +87,7 @@ class MessageListCreate(ListAPIView[Message], ApiView):
                 "Accept", OpenApiTypes.STR, "header", description="text/event-stream to stream the answer."
             ),
         ],
-        responses={202: TurnSerializer, (200, "text/event-stream"): OpenApiTypes.STR},
+        responses={202: TurnSerializer, (200, "text/event-stream"): OpenApiTypes.STR, 409: RefusalSerializer},
     )
     def post(self, request: AuthenticatedRequest, conversation_id: UUID) -> HttpResponseBase:
         """Ask. Streams `token` events and a last `done`, or answers 202 with the job.
@@ -107,7 +109,7 @@ class MessageListCreate(ListAPIView[Message], ApiView):
 
 
 class MessageFeedback(ApiView):
-    @extend_schema(request=FeedbackSerializer, responses=FeedbackSerializer)
+    @extend_schema(request=FeedbackSerializer, responses={200: FeedbackSerializer, 409: RefusalSerializer})
     def put(self, request: AuthenticatedRequest, conversation_id: UUID, message_id: UUID) -> Response:
         """Thumbs up or down on an answer, with a reason; replaces an earlier one."""
         message = selectors.message_get_for_user(
@@ -118,6 +120,7 @@ class MessageFeedback(ApiView):
 
     @extend_schema(responses={204: None})
     def delete(self, request: AuthenticatedRequest, conversation_id: UUID, message_id: UUID) -> Response:
+        """Withdraw the feedback."""
         message = selectors.message_get_for_user(
             user=request.user, conversation_id=conversation_id, message_id=message_id
         )

@@ -4,13 +4,13 @@ from django.db.models import QuerySet
 from django.http import JsonResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
-from drf_standardized_errors.openapi_serializers import ErrorResponse401Serializer
 from rest_framework import status
 from rest_framework.generics import ListAPIView
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from apps.common.serializers import RefusalSerializer
 from apps.common.throttles import LoginThrottle, RegistrationThrottle
 from apps.common.views import ApiView
 from apps.users import selectors, services
@@ -51,7 +51,7 @@ class Register(PublicView):
 
 
 class Login(PublicView):
-    @extend_schema(request=LoginSerializer, responses={200: LoggedInSerializer, 401: ErrorResponse401Serializer})
+    @extend_schema(request=LoginSerializer, responses={200: LoggedInSerializer, 401: RefusalSerializer})
     def post(self, request: Request) -> Response:
         """Get a bearer token. After too many failures the answer is 429."""
         credentials = self.validated(LoginSerializer)

@@ -32,6 +32,7 @@ JOBS = 1000
 
 def main() -> None:
     os.environ |= {"LYO_HOME": str(HOME), "DJANGO_SETTINGS_MODULE": "lyo.settings", "LYO_LOG_LEVEL": "WARNING"}
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the stack sets it for its worker
     embedded.prepare(HOME, os.environ)  # addresses, before anything reads the settings
     from lyo.stack import Stack
 

@@ -42,8 +42,8 @@ class TransformersModel:
         module.set_attn_implementation(ATTENTION)
         config = module.config.get_text_config()
         self.vocabulary: int = config.vocab_size
-        self._decoder: nn.Module = module.get_decoder()  # type: ignore[no-untyped-call]
-        self._output: nn.Module = module.get_output_embeddings()  # type: ignore[no-untyped-call]
+        self._decoder: nn.Module = module.get_decoder()
+        self._output: nn.Module = module.get_output_embeddings()
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._window: int | None = config.sliding_window
         self._device, dtype = module.device, module.dtype

@@ -39,7 +39,7 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()
     spec = resolve(name)
     folder, digest = model_folder(spec, models_dir)
     place = torch.device(best_device() if device == "auto" else device)

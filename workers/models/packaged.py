@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from importlib import import_module
 from pathlib import Path
 
@@ -94,8 +94,6 @@ def weights_sha256(folder: Path) -> str:
         raise FileNotFoundError(f"{folder} has no *.safetensors file; no other weight format is loaded")
     if len(digests) == 1:
         return digests[0].hexdigest()
-    from hashlib import sha256
-
     return sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
 
 
