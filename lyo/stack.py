@@ -153,7 +153,15 @@ class Stack:
 
     def _processes(self) -> list[Process]:
         """The table. Names are those of run.json."""
-        uvicorn = (*PYTHON, "uvicorn", "lyo.asgi:application", "--loop=uvloop", "--http=httptools", "--no-access-log")
+        uvicorn = (
+            *PYTHON,
+            "uvicorn",
+            "lyo.asgi:application",
+            "--loop=uvloop",
+            "--http=httptools",
+            "--ws=none",
+            "--no-access-log",
+        )
         threads = self.environment.get("LYO_GENERATE_THREADS", str(env.GENERATE_THREADS))
 
         def process(name: str, *argv: str, extra: Mapping[str, str] | None = None, **rest: Any) -> Process:

@@ -49,6 +49,7 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
         "loggers": {
             "django": {"handlers": [], "propagate": True},
             # Three lines a second of beat's errands; what a job does is logged with its id by the worker.
+            "django.security.DisallowedHost": {"level": "CRITICAL"},  # any scanner sends foreign names
             "celery.beat": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "WARNING"},
