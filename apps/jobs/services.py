@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -272,12 +273,13 @@ def _end(
     error: dict[str, Any] | None = None,
 ) -> bool:
     """Move `job`, if it is still among `rows`, to a terminal state, with its app's hook; True if it moved."""
+    hook = _finish_hooks.get(job.kind)
     end = {"state": state, "result": result, "error": error, "lease_token": None, "lease_expires_at": None}
-    with transaction.atomic():
+    with transaction.atomic() if hook else nullcontext():
         if not rows.update(**end, finished_at=Now(), updated_at=Now()):
             return False
         job.state, job.result, job.error = state, result, error
-        if hook := _finish_hooks.get(job.kind):
+        if hook:
             job.result = {**(result or {}), **hook(job)}
             Job.objects.filter(id=job.id).update(result=job.result)
     transaction.on_commit(lambda: streams.end(job.id))

@@ -117,14 +117,18 @@ def _keys(job_id: UUID) -> tuple[str, str, str]:
 
 def entries(job_id: UUID) -> list[Entry]:
     """What was delivered so far."""
-    rows = redis.broker().xrange(_keys(job_id)[0])
-    return [Entry.load(int(ident.partition("-")[0]), fields["d"]) for ident, fields in rows if "d" in fields]
+    return _loaded(redis.broker().xrange(_keys(job_id)[0]))
 
 
 def claim(job_id: UUID, attempt: int) -> list[Entry]:
     """Shut out the writers of earlier attempts and return what they have delivered."""
-    redis.broker().eval(CLAIM, 1, _keys(job_id)[1], attempt, env.STREAM_TTL_S)
-    return entries(job_id)
+    stream, state, _ = _keys(job_id)
+    with redis.broker().pipeline() as pipe:
+        return _loaded(pipe.eval(CLAIM, 1, state, attempt, env.STREAM_TTL_S).xrange(stream).execute()[1])
+
+
+def _loaded(rows: list[tuple[str, dict[str, str]]]) -> list[Entry]:
+    return [Entry.load(int(ident.partition("-")[0]), fields["d"]) for ident, fields in rows if "d" in fields]
 
 
 def append(pipe: Pipeline, job_id: UUID, attempt: int, entry: Entry) -> None:
