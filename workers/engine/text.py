@@ -31,7 +31,7 @@ class TextStream:
 
     def push(self, token: int, logprob: TokenLogprob | None = None) -> Delta | None:
         """Take the next token; returns what it settles, if that has any text."""
-        self._held += self._decoder.decode(self._token_bytes(token))
+        self._held += self._decode(self._token_bytes(token))
         inside_character = bool(self._decoder.getstate()[0])
         self._pending.append(Pending(token, logprob, None if inside_character else len(self._held)))
 
@@ -51,7 +51,7 @@ class TextStream:
     def finish(self) -> Delta | None:
         """Settle all there is: no more tokens come. Half a character becomes U+FFFD."""
         if not self.stopped:
-            self._held += self._decoder.decode(b"", final=True)
+            self._held += self._decode(b"", final=True)
         return self._settle(len(self._pending), len(self._held))
 
     def resume(self, delivered: Iterable[int]) -> None:
@@ -60,6 +60,10 @@ class TextStream:
             self.push(token)
         self._settle(len(self._pending), len(self._held))
         self._pending.clear()
+
+    def _decode(self, data: bytes, final: bool = False) -> str:
+        """NUL, which Postgres cannot keep in a text, becomes U+FFFD too."""
+        return self._decoder.decode(data, final).replace("\0", "\ufffd")
 
     def _settle(self, count: int, end: int) -> Delta | None:
         text = self._held[:end]

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 from celery import current_task, shared_task
 from celery.signals import worker_init
-from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.db import DataError, InterfaceError, OperationalError, close_old_connections, connection
 from redis.exceptions import RedisError
 
 from apps.common import redis
@@ -28,6 +28,7 @@ logger = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RETRY_S = 0.2
+INTERNAL_ERROR = {"code": "internal_error", "detail": "The worker failed; its log says why."}
 DRAIN_S = 1.0  # how long the end of a job waits for its last tokens to be delivered
 
 
@@ -112,7 +113,7 @@ class Heartbeat(_Background):
                 close_old_connections()
                 for token in services.job_heartbeat(tokens=runs.keys()):
                     runs[token].stop("lease lost")
-            except (OperationalError, InterfaceError) as error:
+            except Exception as error:  # whatever it is, the other jobs need the next beat
                 logger.warning("heartbeat missed", error=str(error))
             finally:
                 connection.close()
@@ -143,7 +144,7 @@ class Delivery(_Background):
                 batch, self.dirty = self.dirty, set()
             try:
                 self._flush(batch)
-            except RedisError as error:
+            except Exception as error:  # whatever it is, the other jobs' tokens must go on
                 logger.warning("tokens not delivered, trying again", error=str(error))
                 time.sleep(RETRY_S)
                 with self.changed:
@@ -157,17 +158,21 @@ class Delivery(_Background):
                     streams.append(pipe, run.id, run.claim.job.attempt, run.entries[index])
                     sent.append((run, index))
             replies = pipe.execute()
+        rewound: set[JobRun] = set()
         for (run, index), (offset, read) in zip(sent, replies, strict=True):
+            if run in rewound:
+                continue
             if offset < 0:
                 run.stop("stream sealed" if offset == streams.SEALED else "stream taken over")
-            elif offset < run.entries[index].end:  # Redis lost what it had: rewind to what it has
+            elif offset < run.entries[index].end:  # Redis lost what it had: begin again at what it has
                 run.sent = next(i for i, entry in enumerate(run.entries) if entry.end > offset)
                 run.entries[run.sent] = run.entries[run.sent].past(offset)
-                self.put(run)
-                break
+                rewound.add(run)
             else:
                 run.sent = index + 1
                 self._watch_reader(run, bool(read))
+        for run in rewound:
+            self.put(run)
         with self.changed:
             self.changed.notify_all()
 
@@ -231,18 +236,27 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
         return
     except Exception:
         logger.exception("job errored")
-        state, error = State.ERRORED, {"code": "internal_error", "detail": "The worker failed; staff can see why."}
+        state, error = State.ERRORED, INTERNAL_ERROR
     if error and run and run.entries:
         result = {"text": run.text}
     try:
-        _patiently(lambda: services.job_finish(claim=claim, state=state, result=result, error=error))
-    except services.LeaseLost:
-        logger.info("job had ended or was taken over")
+        _record(claim, state, result, error)
     finally:
         if run:
             heartbeat.remove(run)
-        metrics.JOBS.labels(claim.job.kind, state).inc()
         connection.close()
+
+
+def _record(claim: services.Claim, state: State, result: dict[str, Any] | None, error: dict[str, Any] | None) -> None:
+    """Write the end to the row; one that Postgres does not take (a NUL, say) must not be tried for ever."""
+    try:
+        _patiently(lambda: services.job_finish(claim=claim, state=state, result=result, error=error))
+        metrics.JOBS.labels(claim.job.kind, state).inc()
+    except services.LeaseLost:
+        logger.info("job had ended or was taken over")
+    except (DataError, TypeError, ValueError):
+        logger.exception("the result cannot be stored")
+        _record(claim, State.ERRORED, None, INTERNAL_ERROR)
 
 
 def _patiently(call: Callable[[], T]) -> T:

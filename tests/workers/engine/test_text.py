@@ -66,3 +66,8 @@ def test_after_any_delta_the_text_is_that_of_the_tokens(stop: tuple[str, ...], t
         rest = [resumed.push(token) for token in tokens[len(seen) :] if not resumed.stopped]
         rest.append(resumed.finish())
         assert [delta for delta in rest if delta] == deltas[count:]
+
+
+def test_a_nul_which_no_database_text_can_hold_becomes_a_replacement_character() -> None:
+    stream = TextStream(lambda token: bytes([token]))
+    assert stream.push(0) == Delta((0,), "\ufffd")

@@ -1,0 +1,132 @@
+"""A task ends its job exactly once, whatever its function does and whatever Redis forgets."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from apps.common import redis
+from apps.jobs import services, streams
+from apps.jobs.models import Job, State
+from tests.helpers import until
+from workers.protocols import Delta, EngineStopped, Refused
+from workers.tasks import claimed
+from workers.tasks.claimed import JobRun, job_task
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def queued(**fields: Any) -> Job:
+    return services.job_create(kind="embed", request={"input": ["a"]}, **fields)
+
+
+def execute(job: Job, function: Callable[[JobRun], dict[str, Any]]) -> Job:
+    """Run `function` as a task on this thread, as a worker would."""
+    job_task(f"test.{uuid4()}")(function)(str(job.id))  # Celery keeps the first task of a name
+    job.refresh_from_db()
+    return job
+
+
+def write(run: JobRun, *texts: str) -> None:
+    for text in texts:
+        run.write(Delta((len(text),), text))
+
+
+def delivered(run: JobRun) -> bool:
+    return run.sent == len(run.entries)
+
+
+def test_what_the_function_returns_is_the_result() -> None:
+    job = execute(queued(), lambda run: {"echo": run.request["input"]})
+    assert (job.state, job.result, job.error, job.attempt) == (State.SUCCEEDED, {"echo": ["a"]}, None, 1)
+
+
+def test_a_refusal_fails_the_job_with_its_code_and_keeps_what_was_said() -> None:
+    def refuse(run: JobRun) -> dict[str, Any]:
+        write(run, "half ", "an answer")
+        raise Refused("deadline_exceeded", "too late")
+
+    job = execute(queued(), refuse)
+    assert (job.state, job.error) == (State.FAILED, {"code": "deadline_exceeded", "detail": "too late"})
+    assert job.result == {"text": "half an answer"}
+
+
+@pytest.mark.parametrize("function", [lambda run: 1 / 0, lambda run: {"text": "a\0b"}, lambda run: {"text": object()}])
+def test_a_bug_or_a_result_that_cannot_be_stored_errors_the_job_once(function: Callable[[JobRun], Any]) -> None:
+    job = execute(queued(), function)
+    assert (job.state, job.error, job.result) == (State.ERRORED, claimed.INTERNAL_ERROR, None)
+
+
+def test_a_worker_that_shuts_down_hands_the_job_to_the_next_which_goes_on_after_what_was_delivered() -> None:
+    job = queued()
+
+    def shut_down(run: JobRun) -> dict[str, Any]:
+        write(run, "one ", "two ")
+        until(lambda: delivered(run))
+        raise EngineStopped("bye")
+
+    assert execute(job, shut_down).state == State.QUEUED
+    seen: list[tuple[int, ...]] = []
+
+    def go_on(run: JobRun) -> dict[str, Any]:
+        seen.append(run.delivered)
+        write(run, "three")
+        return {"text": run.text}
+
+    assert execute(job, go_on).result == {"text": "one two three"}
+    assert seen == [(4, 4)]
+    assert job.attempt == 2
+
+
+def test_a_job_that_was_cancelled_meanwhile_stays_cancelled_and_its_function_is_told() -> None:
+    told: list[str] = []
+
+    def be_cancelled(run: JobRun) -> dict[str, Any]:
+        run.on_stop(lambda: told.append("stop"))
+        write(run, "half")
+        until(lambda: delivered(run))
+        services.job_cancel(job=Job.objects.get(id=run.id))
+        write(run, " more")
+        assert run.stopped.wait(5)
+        return {"text": run.text}
+
+    job = execute(queued(), be_cancelled)
+    assert (job.state, job.result, told) == (
+        State.CANCELLED,
+        {"text": "half", "finish_reason": "cancelled"},
+        ["stop"],
+    )
+
+
+def test_what_redis_lost_is_delivered_again() -> None:
+    def lose(run: JobRun) -> dict[str, Any]:
+        write(run, "one ", "two ")
+        until(lambda: delivered(run))
+        streams.delete(run.id)
+        write(run, "three")
+        until(lambda: delivered(run) and len(streams.entries(run.id)) == 3)
+        return {"text": "".join(entry.text for entry in streams.entries(run.id))}
+
+    assert execute(queued(), lose).result == {"text": "one two three"}
+
+
+def test_an_answer_without_a_reader_is_given_up_and_one_that_is_kept_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lyo.env.READER_GRACE_S", 0.2)
+
+    def talk(run: JobRun) -> dict[str, Any]:
+        for _ in range(20):
+            write(run, "word ")
+            if run.stopped.wait(0.05):
+                break
+        return {"text": run.text}
+
+    assert execute(queued(keep=False), talk).state == State.CANCELLED
+    assert execute(queued(keep=True), talk).state == State.SUCCEEDED
+
+
+def test_a_job_that_somebody_else_has_is_left_alone() -> None:
+    job = queued()
+    services.job_claim(job_id=job.id, worker="other")
+    assert execute(job, lambda run: {"text": "mine"}).state == State.RUNNING
+    assert redis.broker().exists(f"lyo:stream:{job.id}") == 0
