@@ -5,6 +5,8 @@ from typing import Any
 
 import structlog
 
+PROBES = ("GET /livez", "GET /readyz", "GET /metrics")
+
 
 def logging_config(log_format: str, level: str) -> dict[str, Any]:
     """Configure structlog, and return Django's LOGGING, which gives the standard library's loggers the same form.
@@ -20,6 +22,7 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            without_probes,
             *about,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
@@ -59,3 +62,10 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
             "django.request": {"level": "CRITICAL"},
         },
     }
+
+
+def without_probes(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Leave out what monitoring asks every few seconds."""
+    if str(event.get("request", "")) in PROBES:
+        raise structlog.DropEvent
+    return event

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import structlog
 from django.db import connection, transaction
 from django.db.models import F, QuerySet
 from django.db.models.functions import Now
@@ -19,6 +20,8 @@ from apps.jobs import dispatch, streams
 from apps.jobs.models import ACTIVE, Job, State
 from apps.users.models import User
 from lyo import env
+
+logger = structlog.get_logger(__name__)
 
 RESEND_AFTER = timedelta(seconds=10)
 LEASE = timedelta(seconds=env.LEASE_S)
@@ -103,6 +106,7 @@ def job_create(
         fingerprint=_fingerprint(fingerprint_of) if idempotency_key else "",
     )
     _send_on_commit([job])
+    logger.info("job queued", kind=kind, job_id=str(job.id))  # beside the request's id, which the worker does not know
     return job
 
 

@@ -252,6 +252,7 @@ def _record(claim: services.Claim, state: State, result: dict[str, Any] | None, 
     try:
         _patiently(lambda: services.job_finish(claim=claim, state=state, result=result, error=error))
         metrics.JOBS.labels(claim.job.kind, state).inc()
+        logger.info("job ended", kind=claim.job.kind, state=str(state), adapter=(result or {}).get("adapter"))
     except services.LeaseLost:
         logger.info("job had ended or was taken over")
     except (DataError, TypeError, ValueError):

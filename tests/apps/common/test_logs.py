@@ -33,6 +33,12 @@ def test_a_line_says_what_when_where_and_for_whom(lines: io.StringIO) -> None:
     assert ours["timestamp"].endswith("Z")
 
 
+def test_what_probes_ask_is_not_logged(lines: io.StringIO) -> None:
+    for request in ("GET /readyz", "GET /api/v1/me"):
+        structlog.get_logger("lyo.test").info("request_started", request=request)
+    assert [json.loads(line)["request"] for line in lines.getvalue().splitlines()] == ["GET /api/v1/me"]
+
+
 def test_an_exception_is_one_line(lines: io.StringIO) -> None:
     try:
         raise ValueError("odd")
