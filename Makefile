@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/worker.txt)
-# Another build of torch, e.g. for a GPU: make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
+# Another build of torch, e.g. for a GPU: rm -f .venv/installed; make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?=
 
 .PHONY: run install test lint bench

@@ -1,4 +1,4 @@
-"""The Celery app. Routes and the beat schedule are in settings; which queue a job goes to is `jobs.dispatch`'s."""
+"""The Celery app. The beat schedule is in settings; which task and queue serve a job, `jobs.dispatch` says."""
 
 import os
 

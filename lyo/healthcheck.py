@@ -1,9 +1,11 @@
 """For containers: `python -m lyo.healthcheck queue:generate` exits with 1 unless the named checks of /readyz pass."""
 
+import os
 import sys
 
 import django
 
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "lyo.settings")
 django.setup()
 
 from lyo.ops import readiness  # noqa: E402 - models need the setup

@@ -25,7 +25,7 @@ Ask it something:
   token=$(curl -s {web}/api/v1/auth/login -H "$json" \\
     -d '{{"username": "{username}", "password": "{password}"}}' | cut -d '"' -f 4)
   curl -N {web}/v1/chat/completions -H "$json" -H "Authorization: Bearer $token" \\
-    -d '{{"model": "gemma-3-270m", "stream": true, "messages": [{{"role": "user", "content": "What is light?"}}]}}'
+    -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "What is light?"}}]}}'
 """
 
 
@@ -37,14 +37,20 @@ def main() -> int:
     if missing := missing_packages():
         return fail(f"Missing packages: {', '.join(missing)}. Run `make install`.")
 
-    from lyo import env  # only now: these need the packages
+    from environs import EnvError  # only now: these need the packages
+
     from lyo.processes import SetupError
-    from lyo.stack import Stack
+
+    try:
+        from lyo import env
+        from lyo.stack import Stack
+    except EnvError as error:
+        return fail(str(error))
 
     stack = Stack(env.HOME, host=env.HOST, port=env.PORT, flower_port=env.FLOWER_PORT)
     try:
         with stack:
-            print(READY.format(web=stack.web, flower=stack.flower, **stack.admin), flush=True)
+            print(READY.format(model=env.MODEL, web=stack.web, flower=stack.flower, **stack.admin), flush=True)
             stack.join()
         return fail("The supervisor has failed: see its lines above.")
     except SetupError as error:

@@ -160,6 +160,7 @@ class Stack:
             "--loop=uvloop",
             "--http=httptools",
             "--ws=none",
+            "--no-proxy-headers",  # LYO_TRUSTED_PROXIES decides whom to believe
             "--no-access-log",
         )
         threads = self.environment.get("LYO_GENERATE_THREADS", str(env.GENERATE_THREADS))

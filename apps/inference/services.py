@@ -5,6 +5,8 @@ from typing import Any
 
 from django.db import transaction
 
+from apps.common.errors import TooManyRequests
+from apps.common.throttles import GenerationThrottle
 from apps.inference.selectors import ServedModel
 from apps.jobs.dispatch import ROUTES
 from apps.jobs.models import Job
@@ -55,6 +57,9 @@ def _create(
     made = [job_find_repeat(user=user, idempotency_key=key, request=asked) for key in keys]
     if repeated := [job for job in made if job]:
         return repeated
+    for _ in requests[1:]:  # the view took the first
+        if wait := GenerationThrottle.bucket.take(str(user.pk)):
+            raise TooManyRequests("Too many generations a minute.", code="rate_limit_exceeded", wait=wait)
     job_admit(user=user, queue=ROUTES[kind].queue, count=len(requests))
     return [
         job_create(

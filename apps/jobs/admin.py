@@ -111,13 +111,15 @@ class JobAdmin(ModelAdmin):
 
     @admin.action(description="Cancel", permissions=["operate"])
     def cancel(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
-        done = sum(services.job_cancel(job=job).state == State.CANCELLED for job in jobs.filter(state__in=ACTIVE))
-        self._report(request, done, jobs.count(), "cancelled", "had ended already")
+        chosen = list(jobs)  # before they change: the list may be filtered by state
+        done = sum(services.job_cancel(job=job).state == State.CANCELLED for job in chosen if job.state in ACTIVE)
+        self._report(request, done, len(chosen), "cancelled", "had ended already")
 
     @admin.action(description="Run again", permissions=["operate"])
     def retry(self, request: HttpRequest, jobs: QuerySet[Job]) -> None:
-        done = sum(services.job_retry(job=job) for job in jobs)
-        self._report(request, done, jobs.count(), "queued again", "had not failed")
+        chosen = list(jobs)
+        done = sum(services.job_retry(job=job) for job in chosen)
+        self._report(request, done, len(chosen), "queued again", "had not failed")
 
     def _report(self, request: HttpRequest, done: int, asked: int, what: str, why_not: str) -> None:
         rest = f"; {asked - done} {why_not}" if asked > done else ""

@@ -4,6 +4,7 @@ A message carries the job's id and nothing else. It may be lost or come twice: t
 not take is sent again by the sweeper.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
@@ -29,14 +30,22 @@ ROUTES = {
 QUEUES = ("default", "embed", "generate")  # `default` takes the errands that beat sends
 
 
+OUTAGE_S = 1.0  # how long a broker that did not answer is left alone: else each request waits for its time-out
+_outage_ends = 0.0
+
+
 def send(jobs: Iterable[tuple[str, UUID]]) -> bool:
     """Send a message for each `(kind, id)`; False when the broker did not take one, and the sweeper has to."""
+    global _outage_ends
     try:
-        with app.producer_or_acquire() as producer:
+        with app.producer_or_acquire() as producer:  # may wait for its turn, in which the outage may be found
+            if time.monotonic() < _outage_ends:
+                return False
             for kind, job_id in jobs:
                 route = ROUTES[kind]
                 app.send_task(route.task, args=[str(job_id)], queue=route.queue, producer=producer)
     except OperationalError as error:
+        _outage_ends = time.monotonic() + OUTAGE_S
         logger.warning("broker unreachable, the sweeper will send", error=str(error))
         return False
     return True

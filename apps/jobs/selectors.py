@@ -17,7 +17,7 @@ def job_list_for_user(*, user: User) -> QuerySet[Job]:
     ahead = Job.objects.filter(queue=OuterRef("queue"), state=State.QUEUED, created_at__lt=OuterRef("created_at"))
     count = ahead.order_by().values("queue").annotate(n=Count("id")).values("n")
     position = Case(When(state=State.QUEUED, then=Coalesce(Subquery(count), 0) + 1), output_field=IntegerField())
-    return Job.objects.filter(user=user).annotate(counted_position=position)
+    return Job.objects.filter(user=user).defer("request").annotate(counted_position=position)
 
 
 def job_get_for_user(*, user: User, job_id: UUID) -> Job:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import structlog
 from django.db import connection, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -25,6 +25,8 @@ logger = structlog.get_logger(__name__)
 
 RESEND_AFTER = timedelta(seconds=10)
 LEASE = timedelta(seconds=env.LEASE_S)
+OVERDUE = timedelta(seconds=30)  # what a running job's own worker has to notice its deadline
+BATCH = 500  # rows that one sweep takes
 
 # kind -> what its app does when such a job ends, in the same transaction; what it returns is added to the result.
 FinishHook = Callable[[Job], dict[str, Any]]
@@ -125,7 +127,8 @@ def _send_on_commit(jobs: Collection[Job]) -> None:
         if not dispatch.send((job.kind, job.id) for job in jobs):
             Job.objects.filter(id__in=[job.id for job in jobs], state=State.QUEUED).update(resend_at=Now())
 
-    transaction.on_commit(send)
+    # robust: the job is accepted, so whatever goes wrong here, the caller must not hear of it, and the sweeper sends.
+    transaction.on_commit(send, robust=True)
 
 
 # --- a worker's side ---
@@ -168,9 +171,11 @@ def job_finish(
     return claim.job
 
 
-def job_hand_back(*, claim: Claim) -> None:
-    """A worker that shuts down gives up a job, for another one to continue."""
-    _requeue(Job.objects.filter(state=State.RUNNING, lease_token=claim.token))
+def job_hand_back(*, claim: Claim, blameless: bool) -> None:
+    """Put a claimed job back into the queue, for another worker to continue; a blameless one is charged no attempt."""
+    mine = Job.objects.filter(id=claim.job.id, state=State.RUNNING, lease_token=claim.token)
+    if mine.update(**_queued_again(), max_attempts=F("max_attempts") + int(blameless)):
+        _send_on_commit([claim.job])
 
 
 def job_release(*, worker: str) -> int:
@@ -183,10 +188,9 @@ def job_release(*, worker: str) -> int:
 
 def job_cancel(*, job: Job) -> Job:
     """End a job that has not ended; what was generated so far is kept as its result. Ended jobs stay as they are."""
-    if not _end(Job.objects.filter(id=job.id, state=State.QUEUED), job, State.CANCELLED):
-        text = streams.seal(job.id)  # before the row ends, so that no reader sees more than is stored
-        result = {"text": text, "finish_reason": "cancelled"}
-        _end(Job.objects.filter(id=job.id, state=State.RUNNING), job, State.CANCELLED, result)
+    text = streams.seal(job.id)  # before the row ends, so that no reader sees more than is stored
+    result = {"text": text, "finish_reason": "cancelled"}
+    _end(Job.objects.filter(id=job.id, state__in=ACTIVE), job, State.CANCELLED, result)
     job.refresh_from_db()
     return job
 
@@ -233,7 +237,7 @@ def job_requeue_expired() -> int:
 def job_resend() -> int:
     """Send again the messages of jobs that nobody has claimed in time, each time waiting twice as long."""
     now = timezone.now()
-    late = list(Job.objects.filter(state=State.QUEUED, resend_at__lte=now).select_for_update(skip_locked=True)[:500])
+    late = list(Job.objects.filter(state=State.QUEUED, resend_at__lte=now).select_for_update(skip_locked=True)[:BATCH])
     for job in late:
         job.resend_at = now + max(RESEND_AFTER, min(now - job.created_at, timedelta(minutes=5)))
     Job.objects.bulk_update(late, ["resend_at"])
@@ -242,10 +246,15 @@ def job_resend() -> int:
 
 
 def job_fail_overdue() -> int:
-    """End queued jobs whose deadline has passed; those that run are ended by their engine."""
-    overdue = Job.objects.filter(state=State.QUEUED, deadline_at__lt=Now())
-    error = {"code": "deadline_exceeded", "detail": "The request waited past its deadline."}
-    return sum(_end(overdue.filter(id=job.id), job, State.FAILED, error=error) for job in overdue[:500])
+    """End jobs whose deadline has passed: those that wait, and those whose worker should have ended them long ago."""
+    overdue = Job.objects.filter(
+        Q(state=State.QUEUED, deadline_at__lt=Now()) | Q(state=State.RUNNING, deadline_at__lt=Now() - OVERDUE)
+    )
+    error = {"code": "deadline_exceeded", "detail": "The deadline passed before the job was done."}
+    return sum(
+        _end(overdue.filter(id=job.id), job, State.FAILED, {"text": streams.seal(job.id)}, error)
+        for job in overdue[:BATCH]
+    )
 
 
 def job_delete_expired() -> int:
@@ -254,18 +263,23 @@ def job_delete_expired() -> int:
     return Job.objects.filter(finished_at__lt=limit).exclude(state__in=ACTIVE).delete()[0]
 
 
-@transaction.atomic
+def _queued_again() -> dict[str, Any]:
+    """The fields of a running job that goes back to the queue."""
+    resend_at = timezone.now() + RESEND_AFTER
+    return {"state": State.QUEUED, "lease_token": None, "lease_expires_at": None, "resend_at": resend_at}
+
+
 def _requeue(lost: QuerySet[Job]) -> int:
-    jobs = list(lost.select_for_update(skip_locked=True)[:500])
-    again = [job for job in jobs if job.attempt < job.max_attempts]
-    Job.objects.filter(id__in=[job.id for job in again]).update(
-        state=State.QUEUED, lease_token=None, lease_expires_at=None, resend_at=timezone.now() + RESEND_AFTER
-    )
-    _send_on_commit(again)
+    with transaction.atomic():
+        jobs = list(lost.select_for_update(skip_locked=True)[:BATCH])
+        again = [job for job in jobs if job.attempt < job.max_attempts]
+        Job.objects.filter(id__in=[job.id for job in again]).update(**_queued_again())
+        _send_on_commit(again)
     for job in jobs:
         if job not in again:
             error = {"code": "worker_lost", "detail": f"Its worker died {job.attempt} times; it is not tried again."}
-            _end(Job.objects.filter(id=job.id), job, State.ERRORED, {"text": streams.seal(job.id)}, error)
+            mine = Job.objects.filter(id=job.id, state=State.RUNNING, lease_token=job.lease_token)
+            _end(mine, job, State.ERRORED, {"text": streams.seal(job.id)}, error)
     return len(jobs)
 
 

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import structlog
 from asgiref.sync import sync_to_async
-from django.db import OperationalError, connection
+from django.db import DatabaseError, InterfaceError, connection
 from django.http import StreamingHttpResponse
 from redis.client import Pipeline
 from redis.exceptions import RedisError
@@ -264,7 +264,7 @@ def _reload(job: Job) -> Job:
     """The row as it is now; the old one when Postgres does not answer, a cancelled one when it was erased."""
     try:
         return Job.objects.filter(id=job.id).first() or Job(id=job.id, state=State.CANCELLED)
-    except OperationalError as error:
+    except (DatabaseError, InterfaceError) as error:
         logger.warning("row unreachable", job_id=str(job.id), error=str(error))
         return job
     finally:

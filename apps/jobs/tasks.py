@@ -3,20 +3,25 @@
 import time
 from typing import Any
 
+import structlog
 from celery import Task, shared_task
 
 from apps.common import redis
 from apps.jobs import services
+
+logger = structlog.get_logger(__name__)
 
 CANARY_TTL_S = 3600
 
 
 @shared_task(name="jobs.sweep")
 def sweep() -> None:
-    """Requeue the jobs of dead workers, resend lost messages, end what waited past its deadline."""
-    services.job_requeue_expired()
-    services.job_fail_overdue()
-    services.job_resend()
+    """Requeue the jobs of dead workers, end what is past its deadline, resend lost messages."""
+    for errand in (services.job_requeue_expired, services.job_fail_overdue, services.job_resend):
+        try:
+            errand()
+        except Exception:  # one that fails must not keep the others from their work
+            logger.exception("sweep failed", errand=errand.__name__)
 
 
 @shared_task(name="jobs.delete_expired")

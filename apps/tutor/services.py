@@ -4,6 +4,7 @@ from secrets import randbelow
 from typing import Any
 
 from django.db import transaction
+from rest_framework.exceptions import NotFound
 
 from apps.common.errors import Conflict
 from apps.jobs.models import ACTIVE, Job, State
@@ -57,10 +58,13 @@ def message_ask(
     conversation is under way, and `TooManyRequests` past the user's share or the queue's room.
     """
     user = conversation.user
-    request = {"conversation": str(conversation.id), "content": content, "max_tokens": max_tokens, "seed": seed}
+    sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    request = {"conversation": str(conversation.id), "content": content, **sampling}
     if job := job_find_repeat(user=user, idempotency_key=idempotency_key, request=request):
         return Turn(job.message, job)
     job_admit(user=user, queue=QUEUE)
+    if not Conversation.objects.select_for_update().filter(id=conversation.id).exists():
+        raise NotFound  # deleted since it was looked up
     history = list(conversation.messages.order_by("-position")[:HISTORY])[::-1]
     if history and (running := Job.objects.filter(message=history[-1], state__in=ACTIVE).first()):
         raise Conflict(
@@ -78,11 +82,7 @@ def message_ask(
         request={
             "messages": messages_for_model(conversation, [*history, question]),
             "overflow": "drop_oldest",
-            "sampling": {
-                "max_tokens": max_tokens,
-                "temperature": temperature,
-                "seed": randbelow(2**31) if seed is None else seed,
-            },
+            "sampling": {**sampling, "seed": randbelow(2**31) if seed is None else seed},
         },
     )
     answer = Message(conversation=conversation, position=position + 1, role=Message.Role.ASSISTANT, job=job)

@@ -96,10 +96,11 @@ class MessageListCreate(ListAPIView[Message], ApiView):
         """
         conversation = selectors.conversation_get_for_user(user=request.user, conversation_id=conversation_id)
         streamed = "text/event-stream" in request.headers.get("Accept", "")
+        key = self.idempotency_key()
         turn = services.message_ask(
             conversation=conversation,
-            keep=not streamed,
-            idempotency_key=self.idempotency_key(),
+            keep=not streamed or key is not None,  # who names a request means to come back for it
+            idempotency_key=key,
             **self.validated(MessageAskSerializer),
         )
         if streamed:

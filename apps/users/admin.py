@@ -34,7 +34,17 @@ admin.site.unregister(Group)
 
 @admin.register(Group)
 class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
-    """Permissions for staff who are not superusers."""
+    """Permissions for staff who are not superusers; only superusers hand them out."""
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return bool(request.user.is_superuser)
+
+    has_add_permission = has_module_permission
+
+    def has_change_permission(self, request: HttpRequest, obj: Group | None = None) -> bool:
+        return bool(request.user.is_superuser)
+
+    has_delete_permission = has_view_permission = has_change_permission
 
 
 class TokenInline(TabularInline):
@@ -70,9 +80,9 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     def change_password(self, user: User) -> str:
         return mark_safe('<a href="../password/">Change</a>')
 
-    @admin.action(description="Revoke all tokens")
+    @admin.action(description="Revoke all tokens", permissions=["change"])
     def revoke_tokens(self, request: HttpRequest, users: QuerySet[User]) -> None:
-        count, _ = Token.objects.filter(user__in=users).delete()
+        count = sum(services.tokens_revoke(user=user) for user in users if self._may_touch(request, user))
         self.message_user(request, f"{count} tokens revoked.", messages.SUCCESS)
 
     def get_inlines(self, request: HttpRequest, obj: User | None) -> Any:
@@ -81,7 +91,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     def get_readonly_fields(self, request: HttpRequest, obj: User | None = None) -> tuple[str, ...]:
         """Who is not a superuser makes nobody more powerful."""
         fields = tuple(super().get_readonly_fields(request, obj))
-        return fields if request.user.is_superuser else (*fields, "is_superuser", "groups", "user_permissions")
+        return fields if request.user.is_superuser else (*fields, "role", "is_superuser", "groups", "user_permissions")
 
     def has_change_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return super().has_change_permission(request, obj) and self._may_touch(request, obj)
@@ -90,12 +100,14 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
         return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
 
     def _may_touch(self, request: HttpRequest, obj: User | None) -> bool:
-        return obj is None or request.user.is_superuser or not obj.is_superuser
+        """Who is not a superuser manages learners and teachers, and staff only their own account."""
+        return request.user.is_superuser or obj is None or not obj.is_staff or obj == request.user
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, set[str], Any]:
         """Who may delete a user may delete what is theirs, though the admin lets nobody delete it by itself."""
         rows, counts, _, protected = super().get_deleted_objects(objs, request)
-        return rows, counts, set(), protected
+        allowed = all(self.has_delete_permission(request, obj) for obj in objs)
+        return rows, counts, set() if allowed else {"user"}, protected
 
     def delete_model(self, request: HttpRequest, obj: User) -> None:
         services.user_erase(user=obj)

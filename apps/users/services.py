@@ -52,7 +52,7 @@ def user_register(*, username: str, email: str, password: str) -> tuple[User, st
 
 def user_login(*, username: str, password: str, name: str = "") -> tuple[Token, str]:
     """A new token; raises `AuthenticationFailed`, after as much work for an unknown name as for a wrong password."""
-    user = authenticate(username=username, password=password)
+    user = authenticate(username=User.normalize_username(username), password=password)
     if not isinstance(user, User):
         raise AuthenticationFailed("Wrong user name or password.")
     update_last_login(User, user)
@@ -100,6 +100,11 @@ def token_create(*, user: User, name: str = "") -> tuple[Token, str]:
     digest, text = get_digest_token()
     expiry = timezone.now() + knox_settings.TOKEN_TTL
     return Token.objects.create(user=user, name=name, digest=digest, expiry=expiry), text
+
+
+def tokens_revoke(*, user: User) -> int:
+    """Log the user out everywhere; returns how many tokens that took."""
+    return Token.objects.filter(user=user).delete()[0]
 
 
 def token_revoke(*, token: Token) -> None:

@@ -19,6 +19,7 @@ def stack() -> Iterator[Stack]:
         say=lambda name, line: lines.append(f"{name} | {line}"),
         extra={
             "LYO_DTYPE": "float32",
+            "LYO_GENERATE_THREADS": "24",  # twenty streams fill them, so that more jobs wait as messages in Redis
             "LYO_GENERATIONS_AT_ONCE": "64",
             "LYO_GENERATIONS_PER_MINUTE": "100000",
             "LYO_REGISTRATIONS_PER_MINUTE": "100000",

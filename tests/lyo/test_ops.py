@@ -310,3 +310,15 @@ def test_the_engine_is_watched() -> None:
         time.sleep(0.01)
     assert REGISTRY.get_sample_value("lyo_engine_running") == 3
     assert REGISTRY.get_sample_value("lyo_engine_waiting") == 2
+
+
+def test_a_containers_health_check_runs_without_any_preparation(canaries: None) -> None:
+    """In a process of its own, as the container's: only the settings' addresses come from outside."""
+    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    command = [sys.executable, "-m", "lyo.healthcheck"]
+    answered = subprocess.run([*command, "queue:embed"], env=environment, capture_output=True, text=True)
+    assert answered.returncode == 0, answered.stderr
+    assert answered.stdout.startswith("queue:embed: canary answered ")
+    redis.broker().delete("lyo:canary:embed")
+    silent = subprocess.run([*command, "queue:embed"], env=environment, capture_output=True, text=True)
+    assert (silent.returncode, silent.stdout) == (1, "queue:embed: no canary was answered\n")

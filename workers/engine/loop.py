@@ -198,7 +198,7 @@ class LocalEngine:
 
     def _logprobs(self, logits: Tensor, tokens: list[int], count: int) -> list[TokenLogprob]:
         def text(token: int) -> str:
-            return self._token_bytes(token).decode(errors="replace")
+            return self._token_bytes(token).decode(errors="replace").replace("\0", "\ufffd")
 
         return [
             TokenLogprob(token, text(token), own, tuple((other, text(other), value) for other, value in top))

@@ -14,14 +14,14 @@ from uuid import UUID
 import structlog
 from celery import current_task, shared_task
 from celery.signals import worker_init
-from django.db import DataError, InterfaceError, OperationalError, close_old_connections, connection
+from django.db import InterfaceError, OperationalError, close_old_connections, connection
 from redis.exceptions import RedisError
 
 from apps.common import redis
 from apps.jobs import services, streams
 from apps.jobs.models import State
 from lyo import env
-from workers.protocols import Delta, EngineStopped, Refused
+from workers.protocols import Delta, EngineCrashed, EngineStopped, Refused
 from workers.tasks import metrics
 
 logger = structlog.get_logger(__name__)
@@ -193,7 +193,8 @@ delivery = Delivery()
 def job_task(name: str) -> Callable[[Callable[[JobRun], dict[str, Any]]], Any]:
     """Make a Celery task, which takes a job's id, of a function that takes the claimed job and returns its result.
 
-    `Refused` makes the job FAILED and any other exception ERRORED; a stopped job is CANCELLED with what it returns.
+    `Refused` makes the job FAILED, a crash of the engine sends it back to the queue while it has attempts left, and any
+    other exception makes it ERRORED; a stopped job is CANCELLED with what it returns.
     Where another worker has the job, or it has ended, nothing happens.
     """
 
@@ -221,14 +222,20 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
         run = JobRun(claim)
         heartbeat.add(run)
         result = function(run)
-        if run.stopped.is_set():
+        if run.stopped.is_set() and result.get("finish_reason") in (None, "cancelled"):
             state = State.CANCELLED
         delivery.drain(run)
-    except EngineStopped:
-        services.job_hand_back(claim=claim)
-        if run:
-            heartbeat.remove(run)
-        return
+    except EngineCrashed as crash:
+        # Its neighbours in the batch may be to blame, so it is tried again; a shutdown is nobody's fault.
+        blameless = isinstance(crash, EngineStopped)
+        if blameless or claim.job.attempt < claim.job.max_attempts:
+            logger.warning("job handed back", reason=str(crash))
+            _patiently(lambda: services.job_hand_back(claim=claim, blameless=blameless))
+            if run:
+                heartbeat.remove(run)
+            return
+        logger.exception("job errored")
+        state, error = State.ERRORED, INTERNAL_ERROR
     except Refused as refusal:
         state, error = State.FAILED, {"code": refusal.code, "detail": str(refusal)}
     except RedisError:
@@ -255,7 +262,11 @@ def _record(claim: services.Claim, state: State, result: dict[str, Any] | None, 
         logger.info("job ended", kind=claim.job.kind, state=str(state), adapter=(result or {}).get("adapter"))
     except services.LeaseLost:
         logger.info("job had ended or was taken over")
-    except (DataError, TypeError, ValueError):
+    except (OperationalError, InterfaceError):
+        raise  # Postgres is away for long: the lease expires, and the next attempt finds the text delivered
+    except Exception:
+        if state == State.ERRORED:
+            raise
         logger.exception("the result cannot be stored")
         _record(claim, State.ERRORED, None, INTERNAL_ERROR)
 

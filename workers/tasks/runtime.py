@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any, NamedTuple
 
+import structlog
 import torch
 from celery.signals import worker_init, worker_shutting_down
 
@@ -11,6 +12,8 @@ from workers.engine.loop import EngineThread, LocalEngine
 from workers.models.load import LoadedModel, load
 from workers.protocols import Engine
 from workers.tasks import metrics
+
+logger = structlog.get_logger(__name__)
 
 
 class Runtime(NamedTuple):
@@ -35,7 +38,12 @@ def runtime() -> Runtime:
 
 @worker_init.connect
 def load_before_consuming(**_: Any) -> None:
-    runtime()
+    """A worker without its model must not take jobs: Celery goes on after an ordinary exception, but not after this."""
+    try:
+        runtime()
+    except Exception as error:
+        logger.exception("the model cannot be loaded")
+        raise SystemExit(1) from error
 
 
 @worker_shutting_down.connect

@@ -7,6 +7,7 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from apps.common import redis
 from apps.common.errors import Conflict, TooManyRequests
 from apps.jobs import dispatch, services, streams
 from apps.jobs.models import Job, State
@@ -131,13 +132,11 @@ def test_a_message_the_broker_did_not_take_is_sent_by_the_sweeper(monkeypatch: p
 
 def test_a_cancelled_job_ends_at_once_and_cannot_be_claimed(sent: list[str]) -> None:
     job = services.job_cancel(job=make())
-    assert (job.state, job.result) == (State.CANCELLED, None)
+    assert (job.state, job.result) == (State.CANCELLED, {"text": "", "finish_reason": "cancelled"})
     assert services.job_claim(job_id=job.id, worker="w") is None
 
 
 def test_cancelling_a_running_job_keeps_what_was_delivered_and_refuses_more(sent: list[str]) -> None:
-    from apps.common import redis
-
     taken = claim(make())
     pipe = redis.broker().pipeline()
     streams.append(pipe, taken.job.id, 1, streams.Entry(0, 5, [1, 2], "hello"))
@@ -214,3 +213,35 @@ def test_a_repeated_key_finds_its_job_and_refuses_another_request(sent: list[str
 
 def test_claiming_an_unknown_job_is_nothing() -> None:
     assert services.job_claim(job_id=uuid4(), worker="w") is None
+
+
+def test_what_was_delivered_before_a_worker_died_outlives_cancel_and_deadline(sent: list[str]) -> None:
+    for end, state in ((services.job_cancel, State.CANCELLED), (None, State.FAILED)):
+        taken = claim(make(deadline=timedelta(seconds=60)), "dead")
+        pipe = redis.broker().pipeline()
+        streams.append(pipe, taken.job.id, 1, streams.Entry(0, 5, [1, 2], "hello"))
+        pipe.execute()
+        services.job_release(worker="dead")
+        Job.objects.filter(id=taken.job.id).update(deadline_at=timezone.now() - timedelta(seconds=1))
+        if end:
+            end(job=taken.job)
+        else:
+            assert services.job_fail_overdue() == 1
+        job = Job.objects.get(id=taken.job.id)
+        assert (job.state, job.result["text"]) == (state, "hello")
+
+
+def test_a_running_job_whose_worker_hangs_fails_well_after_its_deadline(sent: list[str]) -> None:
+    taken = claim(make(deadline=timedelta(seconds=-29)))
+    assert services.job_fail_overdue() == 0
+    Job.objects.update(deadline_at=timezone.now() - timedelta(seconds=31))
+    assert services.job_fail_overdue() == 1
+    assert services.job_heartbeat(tokens=[taken.token]) == {taken.token}
+
+
+def test_handing_a_job_back_without_blame_costs_no_attempt(sent: list[str]) -> None:
+    job = make()
+    for _ in range(env.JOB_ATTEMPTS + 2):
+        services.job_hand_back(claim=claim(job), blameless=True)
+    assert claim(job).job.state == State.RUNNING
+    assert len(sent) == 1 + env.JOB_ATTEMPTS + 2

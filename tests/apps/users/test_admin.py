@@ -8,6 +8,7 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from apps.common.throttles import LoginThrottle, TokenBucket
+from apps.users import services
 from apps.users.models import Role, Token, User
 from lyo import env
 from tests.apps.users.conftest import PASSWORD
@@ -96,13 +97,19 @@ def test_ordinary_staff_cannot_make_themselves_superusers(root: Client, ann: API
     clerk = Client(REMOTE_ADDR=uuid4().hex)
     clerk.login(username="ann", password=PASSWORD)
     page = clerk.get(f"{USERS}{ann.user.id}/change/").content.decode()
-    assert 'name="role"' in page
+    assert 'name="level"' in page
+    assert 'name="role"' not in page
     assert 'name="is_superuser"' not in page
     assert 'name="user_permissions"' not in page
     superuser = User.objects.get(username="root")
     assert clerk.post(f"{USERS}{superuser.id}/change/", {}).status_code == 403
     assert clerk.get(f"{USERS}{superuser.id}/password/").status_code == 403
     assert clerk.post(f"{USERS}{superuser.id}/delete/", {"post": "yes"}).status_code == 403
+    for action in ("delete_selected", "revoke_tokens"):
+        services.token_create(user=superuser)
+        clerk.post(USERS, {"action": action, "_selected_action": [str(superuser.id)], "post": "yes"})
+        assert Token.objects.filter(user=superuser).exists()
+    assert clerk.get("/admin/auth/group/").status_code == 403
 
 
 def test_a_learner_cannot_enter_and_guesses_are_limited(
@@ -152,3 +159,9 @@ def test_without_a_local_stack_nothing_is_seeded(demo: dict[str, str]) -> None:
     with pytest.raises(CommandError, match="demo credentials"):
         call_command("seed_demo")
     assert not User.objects.exists()
+
+
+def test_a_new_password_ends_all_tokens(root: Client, ann: APIClient) -> None:
+    form = {"usable_password": "true", "password1": "another-horse-7-battery", "password2": "another-horse-7-battery"}
+    assert root.post(f"{USERS}{ann.user.id}/password/", form).status_code == 302
+    assert ann.get("/api/v1/me").status_code == 401

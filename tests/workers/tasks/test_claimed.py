@@ -10,7 +10,7 @@ from apps.common import redis
 from apps.jobs import services, streams
 from apps.jobs.models import Job, State
 from tests.helpers import until
-from workers.protocols import Delta, EngineStopped, Refused
+from workers.protocols import Delta, EngineCrashed, EngineStopped, Refused
 from workers.tasks import claimed
 from workers.tasks.claimed import JobRun, job_task
 
@@ -77,6 +77,17 @@ def test_a_worker_that_shuts_down_hands_the_job_to_the_next_which_goes_on_after_
     assert execute(job, go_on).result == {"text": "one two three"}
     assert seen == [(4, 4)]
     assert job.attempt == 2
+
+
+def test_a_crash_of_the_engine_is_tried_again_until_the_attempts_are_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lyo.env.JOB_ATTEMPTS", 2)
+    job = queued()
+
+    def crash(run: JobRun) -> dict[str, Any]:
+        raise EngineCrashed("out of memory")
+
+    assert [execute(job, crash).state for _ in range(2)] == [State.QUEUED, State.ERRORED]
+    assert (job.attempt, job.error) == (2, claimed.INTERNAL_ERROR)
 
 
 def test_a_job_that_was_cancelled_meanwhile_stays_cancelled_and_its_function_is_told() -> None:
