@@ -1,8 +1,8 @@
 """Every setting that Lyo takes from its environment: name, type, default, and why.
 
 This is the only reader of `os.environ`, but for `lyo.stack`, which hands it on to the processes it starts. Where no
-server's URL is given, the address of the embedded one is taken from `LYO_HOME/local.json`, which `make run` and the tests
-write (see `lyo.embedded`).
+server's URL is given, the address of the embedded one is taken from `LYO_HOME/local.json`, which `make run` and the
+tests write (see `lyo.embedded`).
 """
 
 import json
