@@ -57,7 +57,7 @@ class User(auth_models.AbstractUser):
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.is_staff = self.role == Role.STAFF
-        new_password = self._password is not None and not self._state.adding
+        new_password = getattr(self, "_password", None) is not None and not self._state.adding
         super().save(*args, **kwargs)
         if new_password:  # whoever knew the old one must be out
             Token.objects.filter(user=self).delete()
