@@ -219,36 +219,34 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
     error: dict[str, Any] | None = None
     state = State.SUCCEEDED
     try:
-        run = JobRun(claim)
-        heartbeat.add(run)
-        result = function(run)
-        if run.stopped.is_set() and result.get("finish_reason") in (None, "cancelled"):
-            state = State.CANCELLED
-        delivery.drain(run)
-    except EngineCrashed as crash:
-        # Its neighbours in the batch may be to blame, so it is tried again; a shutdown is nobody's fault.
-        blameless = isinstance(crash, EngineStopped)
-        if blameless or claim.job.attempt < claim.job.max_attempts:
-            logger.warning("job handed back", reason=str(crash))
-            _patiently(lambda: services.job_hand_back(claim=claim, blameless=blameless))
-            if run:
-                heartbeat.remove(run)
+        try:
+            run = JobRun(claim)
+            heartbeat.add(run)
+            result = function(run)
+            if run.stopped.is_set() and result.get("finish_reason") in (None, "cancelled"):
+                state = State.CANCELLED
+            delivery.drain(run)
+        except EngineCrashed as crash:
+            # Its neighbours in the batch may be to blame, so it is tried again; a shutdown is nobody's fault.
+            blameless = isinstance(crash, EngineStopped)
+            if blameless or claim.job.attempt < claim.job.max_attempts:
+                logger.warning("job handed back", reason=str(crash))
+                _patiently(lambda: services.job_hand_back(claim=claim, blameless=blameless))
+                return
+            logger.exception("job errored")
+            state, error = State.ERRORED, INTERNAL_ERROR
+        except Refused as refusal:
+            state, error = State.FAILED, {"code": refusal.code, "detail": str(refusal)}
+        except RedisError:
+            logger.warning("the stream cannot be read; the job will be requeued when its lease expires")
             return
-        logger.exception("job errored")
-        state, error = State.ERRORED, INTERNAL_ERROR
-    except Refused as refusal:
-        state, error = State.FAILED, {"code": refusal.code, "detail": str(refusal)}
-    except RedisError:
-        logger.warning("the stream cannot be read; the job will be requeued when its lease expires")
-        return
-    except Exception:
-        logger.exception("job errored")
-        state, error = State.ERRORED, INTERNAL_ERROR
-    if error and run and run.entries:
-        result = {"text": run.text}
-    try:
+        except Exception:
+            logger.exception("job errored")
+            state, error = State.ERRORED, INTERNAL_ERROR
+        if error and run and run.entries:
+            result = {"text": run.text}
         _record(claim, state, result, error)
-    finally:
+    finally:  # however it ended: a lease that went on being renewed would keep the job from everybody
         if run:
             heartbeat.remove(run)
         connection.close()

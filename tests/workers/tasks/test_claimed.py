@@ -5,6 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from apps.common import redis
 from apps.jobs import services, streams
@@ -141,3 +142,11 @@ def test_a_job_that_somebody_else_has_is_left_alone() -> None:
     services.job_claim(job_id=job.id, worker="other")
     assert execute(job, lambda run: {"text": "mine"}).state == State.RUNNING
     assert redis.broker().exists(f"lyo:stream:{job.id}") == 0
+
+
+def test_a_job_that_redis_fails_is_no_longer_held_so_that_its_lease_expires() -> None:
+    def fail(run: JobRun) -> dict[str, Any]:
+        raise RedisConnectionError("gone")
+
+    assert execute(queued(), fail).state == State.RUNNING
+    assert claimed.heartbeat.runs == {}
