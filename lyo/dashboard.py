@@ -14,7 +14,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from apps.jobs.admin import duration
+from apps.common.formats import duration
 from apps.jobs.dispatch import QUEUES
 from apps.jobs.models import Job, State
 from apps.jobs.selectors import queue_depths

@@ -8,7 +8,7 @@ tests write (see `lyo.embedded`).
 import json
 from pathlib import Path
 
-from environs import Env
+from environs import Env, validate
 
 env = Env()
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -68,15 +68,32 @@ KEEP_ALIVE_S = env.float("LYO_KEEP_ALIVE_S", 10.0)  # a comment on a silent stre
 # --- the model and its worker ---
 MODEL = env.str("LYO_MODEL", "gemma-3-270m")  # a name in workers/models/registry.py, a folder, or a hub id
 MODELS_DIR = Path(env.str("LYO_MODELS_DIR", str(BASE_DIR / ".lyo" / "models")))  # converted weights; shared by stacks
+ENGINE = env.str("LYO_ENGINE", "local", validate=validate.OneOf(["local", "remote"]))  # where it runs: here, or there
 DEVICE = env.str("LYO_DEVICE", "auto")  # auto, cpu, cuda, mps
-DTYPE = env.str("LYO_DTYPE", "auto")  # auto: bfloat16 where the processor has it; float32 is exact, bfloat16 is fast
+DTYPE = env.str(
+    "LYO_DTYPE", "auto", validate=validate.OneOf(["auto", "bfloat16", "float32", "int8"])
+)  # auto: bfloat16 where the processor has it; float32 is exact, bfloat16 is fast, int8 is faster for few at a time
 CONTEXT_TOKENS = env.int("LYO_CONTEXT_TOKENS", 4096)  # prompt and answer together
 KV_CACHE_MB = env.int("LYO_KV_CACHE_MB", 2048)  # bounds the tokens in flight; a request that can never fit is refused
-MAX_BATCH = env.int("LYO_MAX_BATCH", 32)  # requests that are generated side by side
+MAX_BATCH = env.int("LYO_MAX_BATCH", 32)  # requests that are generated side by side, here or by the remote server
 GENERATE_THREADS = env.int(
     "LYO_GENERATE_THREADS", 64
 )  # jobs a worker holds; those past MAX_BATCH wait beside the engine
+ADAPTERS_DIR = Path(env.str("LYO_ADAPTERS_DIR", str(BASE_DIR / ".lyo" / "adapters")))  # PEFT folders, named by digest
+MAX_ADAPTERS = env.int("LYO_MAX_ADAPTERS", 8)  # in memory at a time; the least recently used makes room
+ADAPTERS_MB = env.int("LYO_ADAPTERS_MB", 512)  # what they may take there; one that never fits is refused
+MAX_LORA_RANK = env.int("LYO_MAX_LORA_RANK", 64)  # the highest that is loaded: every rank costs all rows a little
 TORCH_THREADS = env.int("LYO_TORCH_THREADS", 0)  # 0: one per core
+
+# --- the model on another server (LYO_ENGINE=remote): vLLM, llama.cpp, or any with OpenAI's /v1/completions ---
+REMOTE_URL = env.str("LYO_REMOTE_URL", "")  # its API's root, such as http://vllm:8000/v1; LYO_MODEL is what it serves
+REMOTE_API_KEY = env.str("LYO_REMOTE_API_KEY", "")  # sent as the bearer token
+REMOTE_MODEL = env.str("LYO_REMOTE_MODEL", "")  # the server's name for it; "": the first that it lists
+REMOTE_ADAPTERS_DIR = Path(env.str("LYO_REMOTE_ADAPTERS_DIR", str(ADAPTERS_DIR)))  # where the server has that folder
+REMOTE_FIRST_TOKEN_S = env.float("LYO_REMOTE_FIRST_TOKEN_S", 120.0)  # its queue included; then it is asked anew
+REMOTE_NEXT_TOKEN_S = env.float("LYO_REMOTE_NEXT_TOKEN_S", 30.0)  # silence within an answer that ends the attempt
+
+# --- metrics ---
 METRICS_PORT = env.int("LYO_METRICS_PORT", 0)  # a worker's own /metrics; 0 where the web process can read its files
 METRICS_DIR = env.str(
     "PROMETHEUS_MULTIPROC_DIR", ""

@@ -203,16 +203,20 @@ LOGGING = logging_config(env.LOG_FORMAT, env.LOG_LEVEL)
 # --- the staff's desk ---
 
 
-def _list(title: str, icon: str, model: str) -> dict[str, Any]:
-    """A sidebar link to the list of `app.model`, for those who may see it."""
-    app, name = model.split(".")
-    permission = f"{app}.view_{name}"
+def _link(title: str, icon: str, view: str, permission: str) -> dict[str, Any]:
+    """A sidebar link to a view of the admin, for those who may see it."""
     return {
         "title": title,
         "icon": icon,
-        "link": reverse_lazy(f"admin:{app}_{name}_changelist"),
+        "link": reverse_lazy(f"admin:{view}"),
         "permission": lambda request: request.user.has_perm(permission),
     }
+
+
+def _list(title: str, icon: str, model: str) -> dict[str, Any]:
+    """A sidebar link to the list of `app.model`."""
+    app, name = model.split(".")
+    return _link(title, icon, f"{app}_{name}_changelist", f"{app}.view_{name}")
 
 
 UNFOLD = {
@@ -228,6 +232,7 @@ UNFOLD = {
                 "items": [
                     {"title": "Overview", "icon": "monitoring", "link": reverse_lazy("admin:index")},
                     _list("Jobs", "work", "jobs.job"),
+                    _link("Engines", "memory", "engines", "jobs.view_job"),
                     _list("Periodic tasks", "schedule", "django_celery_beat.periodictask"),
                 ],
             },

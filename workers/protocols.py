@@ -1,8 +1,8 @@
 """What crosses the borders of the torch side: between tasks and an engine. Plain frozen data; no Django, no torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
@@ -31,9 +31,14 @@ class Sampling:
     temperature: float = 1.0  # 0 takes the likeliest token
     top_k: int = 0  # 0 keeps all
     top_p: float = 1.0
+    min_p: float = 0.0  # keeps what is at least so likely as this share of the likeliest
+    repetition_penalty: float = 1.0  # divides the positive logits of tokens of prompt and answer, multiplies the others
+    presence_penalty: float = 0.0  # taken off the logit of every token of the answer, once
+    frequency_penalty: float = 0.0  # the same for each time it occurs there
     seed: int = 0
     stop: tuple[str, ...] = ()
     logprobs: int | None = None  # None: none; k: the chosen token's and the k likeliest
+    json_schema: str | None = None  # the answer is compact JSON of this schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,40 +85,98 @@ class Outcome:
     text: str
     prompt_tokens: int
     completion_tokens: int
-    logprobs: tuple[TokenLogprob, ...] = ()
+    cached_tokens: int = 0  # of the prompt, found in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """How likely texts are after one prefix, which is computed once for all of them.
+
+    Without `labels` each continuation's tokens are scored. With `labels` it is the end of a question (perhaps empty),
+    and what is scored is each label token as the one that follows it.
+    """
+
+    id: str
+    prefix: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+    labels: tuple[int, ...] = ()
+    deadline: float | None = None
+    priority: int = 1
+    adapter: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Natural-log probabilities over the whole vocabulary, one tuple for each continuation, in its order.
+
+    Of each of its tokens, or, where the request has labels, of each label.
+    """
+
+    logprobs: tuple[tuple[float, ...], ...]
+    prompt_tokens: int  # that the request held, its prefix once
+    cached_tokens: int  # of them, found in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterStats:
+    """An adapter in an engine's memory. `name` is `name@digest`."""
+
+    name: str
+    rank: int
+    megabytes: float
+    pinned: bool
+    running: int  # requests in the batch that use it
+    last_used: float  # Unix time
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
+    """What an engine holds now, and what it has done since it started (the counts only grow)."""
+
     waiting: int  # submitted, not yet in the batch
     running: int
-    tokens_generated: int  # since the engine started
+    tokens_generated: int
     batch_limit: int
-    extra: dict[str, float] = field(default_factory=dict)
+    prompt_tokens: int = 0  # of admitted requests
+    cached_tokens: int = 0  # of them, found in the cache instead of computed
+    steps: int = 0  # forward passes
+    prefill_seconds: float = 0.0  # forward passes that read prompts; those that only decode are in decode_seconds
+    decode_seconds: float = 0.0
+    kv_tokens: int = 0  # cached positions: taken by running requests, kept for reuse, and in all
+    kv_retained_tokens: int = 0
+    kv_capacity_tokens: int = 0
+    crashes: int = 0
+    adapters: tuple[AdapterStats, ...] = ()
 
 
-class Handle(Protocol):
+R = TypeVar("R", covariant=True)
+
+
+class Handle(Protocol[R]):
     """A submitted request, from any thread."""
 
     def cancel(self) -> None:
-        """Ask the engine to drop the request before its next step; `wait` then returns what there is."""
+        """Ask the engine to drop the request before its next step; `wait` of an answer then returns what there is."""
 
-    def wait(self, timeout: float | None = None) -> Outcome:
-        """Block until the end. Raises `Refused` (`deadline_exceeded`, `context_length_exceeded`, …), `EngineCrashed`
-        or `TimeoutError`."""
+    def wait(self, timeout: float | None = None) -> R:
+        """Block until the end. Raises `Refused` (`deadline_exceeded`, `context_length_exceeded`, `cancelled`, …),
+        `EngineCrashed` or `TimeoutError`."""
         ...
 
 
 class Engine(Protocol):
-    """Generates text for many requests at once. One thread calls `step`; any thread may call the rest."""
+    """Generates and scores text for many requests at once. Every method may be called from any thread."""
 
-    def submit(self, request: GenerateRequest, on_delta: Callable[[Delta], None]) -> Handle:
+    def submit(self, request: GenerateRequest, on_delta: Callable[[Delta], None]) -> Handle[Outcome]:
         """Queue a request. `on_delta` is called on the engine's thread and must not block. Raises `Refused` at once
-        for what can never run."""
+        for what can never run: a bad token, too long a prompt, an unknown adapter, an unsupported schema."""
         ...
 
-    def step(self) -> bool:
-        """Do one unit of work; False when there was none. Never raises: a crash fails the requests it concerned."""
+    def score(self, request: ScoreRequest) -> Handle[Scores]:
+        """Queue a request for log-probabilities. Raises `Refused` as `submit` does."""
         ...
 
     def stats(self) -> EngineStats: ...
+
+    def close(self) -> None:
+        """Take no more, end what there is with `EngineStopped`, and return when nothing of it runs any more."""

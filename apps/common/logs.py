@@ -56,6 +56,7 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
             "celery.beat": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "WARNING"},
+            "httpx": {"level": "WARNING"},  # a line for every request to a model server
             "uvicorn": {"handlers": [], "propagate": True},
             # Requests, refusals and failures are told by django_structlog's middleware.
             "uvicorn.access": {"handlers": [], "propagate": False},

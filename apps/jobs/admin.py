@@ -1,5 +1,4 @@
 import json
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +18,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter, DropdownFilter, 
 from unfold.decorators import display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
+from apps.common.formats import duration
 from apps.jobs import services
 from apps.jobs.dispatch import QUEUES, ROUTES
 from apps.jobs.models import ACTIVE, Job, State
@@ -157,16 +157,6 @@ def _pretty(value: Any) -> str:
         return "-"
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return format_html('<pre style="white-space: pre-wrap; overflow-wrap: anywhere">{}</pre>', text)
-
-
-def duration(time: timedelta | None) -> str:
-    """1.23 s, 45 s, 0:12:34, or - where there is none."""
-    if time is None:
-        return "-"
-    seconds = time.total_seconds()
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return str(timedelta(seconds=round(seconds)))
 
 
 # --- schedules: django-celery-beat's, in unfold's clothes; nobody here plans by the sun ---

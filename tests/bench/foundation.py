@@ -66,7 +66,7 @@ class DirectEngine:
         from workers.models.template import render
         from workers.tasks.runtime import runtime
 
-        self.model, self.engine, self.thread = runtime()
+        self.model, self.engine = runtime()[:2]
         self.prompt = tuple(render(self.model.tokenizer, MESSAGES))
 
     def submit(self, max_tokens: int, on_delta: Callable[[Any], None] = lambda delta: None) -> Any:
@@ -91,7 +91,7 @@ class DirectEngine:
         return seconds
 
     def stop(self) -> None:
-        self.thread.stop()
+        self.engine.close()
 
 
 class RestClient:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -20,14 +19,11 @@ from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 from django.test import Client
 from django.utils import timezone
-from prometheus_client import REGISTRY
 
 from apps.common import redis
 from apps.jobs.dispatch import QUEUES
 from apps.jobs.models import Job
 from lyo import env, ops
-from workers.protocols import EngineStats
-from workers.tasks import metrics
 
 SERVERS = ("database", "broker", "cache")
 LIMIT_S = 7.5  # two seconds a server, and some for a loaded machine
@@ -262,11 +258,13 @@ def test_metrics_answer_without_postgres(client: Client, db: None, redirect: Any
 
 WORKER = """
 import sys
+import django
+django.setup()
 from workers.tasks import metrics
 metrics.serve()
 metrics.TOKENS.inc(5)
 metrics.FIRST_TOKEN.observe(0.3)
-metrics.ENGINE_RUNNING.set(3)
+metrics.GAUGES["running"].set(3)
 print("measured", flush=True)
 sys.stdin.read()
 """
@@ -300,16 +298,6 @@ def test_metrics_include_workers_and_forget_the_gauges_of_the_dead(
 
 def test_a_worker_serves_its_own_metrics(worker: Any, closed_port: int) -> None:
     assert "lyo_tokens_total 5.0" in httpx.get(f"http://127.0.0.1:{closed_port}/metrics").text.splitlines()
-
-
-def test_the_engine_is_watched() -> None:
-    stats = EngineStats(waiting=2, running=3, tokens_generated=0, batch_limit=8)
-    metrics.watch(SimpleNamespace(stats=lambda: stats))  # type: ignore[arg-type]
-    end = time.monotonic() + 5
-    while REGISTRY.get_sample_value("lyo_engine_batch_limit") != 8 and time.monotonic() < end:
-        time.sleep(0.01)
-    assert REGISTRY.get_sample_value("lyo_engine_running") == 3
-    assert REGISTRY.get_sample_value("lyo_engine_waiting") == 2
 
 
 def test_a_containers_health_check_runs_without_any_preparation(canaries: None) -> None:

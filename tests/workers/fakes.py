@@ -6,7 +6,8 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from workers.engine.cache import blocks
+from workers.engine.attention import Read
+from workers.engine.cache import Place
 from workers.engine.loop import LocalEngine
 
 VOCABULARY = 50
@@ -33,47 +34,74 @@ def text(tokens: Sequence[int]) -> str:
     return b"".join(map(token_bytes, tokens)).decode()
 
 
+class FakeStorage:
+    """A `Storage` of tokens in place of keys and values; it checks how it is used."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.arenas: dict[int, list[list[int]]] = {}
+
+    def slot(self, place: Place) -> list[int]:
+        return self.arenas[place.length][place.slot]
+
+    def resize(self, length: int, slots: int) -> None:
+        kept = self.arenas.get(length, [])[:slots]
+        self.arenas[length] = kept + [[] for _ in range(slots - len(kept))]
+        assert sum(length * len(arena) for length, arena in self.arenas.items()) <= self.capacity
+
+    def copy(self, source: Place, target: Place, tokens: int) -> None:
+        assert len(self.slot(source)) >= tokens
+        self.slot(target)[:] = self.slot(source)[:tokens]
+
+    def swap(self, one: Place, other: Place, tokens: int) -> None:
+        assert max(len(self.slot(one)), len(self.slot(other))) >= tokens
+        first, second = self.slot(one)[:tokens], self.slot(other)[:tokens]
+        self.slot(one)[:], self.slot(other)[:] = second, first
+
+
 class FakeModel:
-    """A `SlotModel` that remembers each slot's tokens and checks how it is used."""
+    """A `SlotModel` whose state is the whole sequence up to a token."""
 
     vocabulary = VOCABULARY
 
     def __init__(self, capacity: int = 8 * 256) -> None:
         self.capacity = capacity
-        self.slots: dict[int, list[int]] = {}
-        self.reserved = (0, 0)
+        self.storage = FakeStorage(capacity)
+        self.passes: list[list[Read]] = []
         self.fails_in = -1  # forward passes until one fails
 
-    def reserve(self, rows: int, length: int) -> None:
-        assert rows * blocks(length) <= self.capacity
-        self.reserved = (rows, length)
-
-    def forward(self, row: int, tokens: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]) -> Tensor:
+    def forward(self, reads: Sequence[Read]) -> Tensor:
         self.fails_in -= 1
         if self.fails_in == 0:
             raise RuntimeError("out of memory")
+        self.passes.append(list(reads))
+        assert len({read.place for read in reads}) == len(reads)
         states = []
-        for slot, (ids, at) in enumerate(zip(tokens, positions, strict=True), start=row):
-            known = self.slots.setdefault(slot, [])
-            del known[at[0] :]
-            assert len(known) == at[0], "a position was left out"
-            states.append([])
-            for token in ids:
-                known.append(token)
-                states[-1].append([float(next_token(known))])
-            assert slot < self.reserved[0]
-            assert len(known) <= self.reserved[1]
-        return torch.tensor(states)
+        for read in reads:
+            slot = self.storage.slot(read.place)
+            assert len(slot) >= read.start, "a position was left out"
+            assert read.start + len(read.tokens) <= read.place.length
+            ends = []
+            tokens = iter(read.tokens)
+            for length in read.branches or (len(read.tokens),):
+                del slot[read.start :]
+                for _ in range(length):
+                    slot.append(next(tokens))
+                    ends.append([float(next_token(slot))])
+            states += [ends[index] for index in read.wanted]
+        return torch.tensor(states).view(-1, 1)
 
     def logits(self, states: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(states[:, 0].long(), VOCABULARY) * 100.0
 
-    def move(self, source: int, target: int, length: int) -> None:
-        self.slots[target] = self.slots[source][:length]
-
-    def reset(self) -> None:
-        self.slots.clear()
-
 
 def fake_engine(model: FakeModel | None = None, batch_limit: int = 4, context_tokens: int = 4096) -> LocalEngine:
-    return LocalEngine(model or FakeModel(), token_bytes, frozenset({STOP_ID}), context_tokens, batch_limit)
+    model = model or FakeModel()
+    return LocalEngine(
+        model,
+        token_bytes=token_bytes,
+        stop_ids=frozenset({STOP_ID}),
+        capacity=model.capacity,
+        context_tokens=context_tokens,
+        batch_limit=batch_limit,
+    )

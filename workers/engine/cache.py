@@ -1,84 +1,178 @@
-"""Keys and values of the batch: one slot per row, each filled to its own length."""
+"""Which row holds which tokens: room, reuse of what was computed before, and eviction. Needs no model.
 
-import torch
-from torch import Tensor
+Keys and values lie in arenas, one for each power of two of slot length, so that a row costs about what it needs and
+attention over the rows of an arena is one product. Running rows stand first in their arena, without gaps. A row that
+has ended stays as long as its room is not needed: a later request that begins alike, with the same adapter, copies
+the beginning instead of computing it.
+"""
 
-BLOCK = 256  # slots grow by so many positions at a time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple, Protocol
+
+BLOCK = 256  # the shortest slot
+MIN_REUSE = 16  # every prompt begins with the same few marks; copying those is not worth it
 
 
-def blocks(length: int) -> int:
-    """`length` rounded up to whole blocks."""
-    return -(-length // BLOCK) * BLOCK
+class Place(NamedTuple):
+    """A slot: the slot length of its arena, and its number there."""
+
+    length: int
+    slot: int
 
 
-class KVCache:
-    """Per layer a pair of tensors [slots, kv_heads, length, head_dim], of which the first rows are in use.
+class Storage(Protocol):
+    """Where the keys and values are. `tokens` are counted from a slot's beginning."""
 
-    transformers' attention modules call `update` as they would on their own cache. Positions are written by index, so
-    rows of different lengths stand side by side without padding, and attention reads a view of what was written
-    before: nothing is concatenated or copied in a step. Memory is taken when it is needed, up to `capacity` positions.
+    def resize(self, length: int, slots: int) -> None:
+        """Give the arena of slots of `length` so many of them; the first keep what they hold."""
 
-    shapes: of each layer that caches, its index to (kv_heads, head_dim).
-    """
+    def copy(self, source: Place, target: Place, tokens: int) -> None: ...
 
-    def __init__(
-        self, shapes: dict[int, tuple[int, int]], dtype: torch.dtype, device: torch.device, capacity: int
-    ) -> None:
-        self.shapes = shapes
-        self.dtype = dtype
-        self.device = device
+    def swap(self, one: Place, other: Place, tokens: int) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Row:
+    """A sequence in the cache. `tokens` are those whose keys and values are there."""
+
+    place: Place
+    adapter: str | None
+    tokens: list[int] = field(default_factory=list)
+    running: bool = True
+    last_used: int = 0
+
+
+def slot_length(tokens: int) -> int:
+    """The length of the slot that a row of `tokens` takes."""
+    return max(BLOCK, 1 << (tokens - 1).bit_length())
+
+
+class RowCache:
+    """Rows in `capacity` positions of a storage."""
+
+    def __init__(self, storage: Storage, capacity: int) -> None:
         self.capacity = capacity
-        self.slots = 0
-        self.length = 0
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._storage = storage
+        self._arenas: dict[int, list[Row | None]] = {}  # slot length to slots; None is free
+        self._clock = count(1)
 
-    def reserve(self, rows: int, length: int) -> None:
-        """Make room for `rows` rows of at most `length` positions, keeping what the rows hold."""
-        if rows <= self.slots and length <= self.length:
-            return
-        length = blocks(length)
-        slots = max(rows, min(1 << (rows - 1).bit_length(), self.capacity // length))
-        kept_slots, kept_length = min(slots, self.slots), min(length, self.length)
-        for layer, (heads, width) in self.shapes.items():
-            old = self._layers.pop(layer, ())
-            # Zeros: a masked position weighs nothing, but nothing times an uninitialised NaN is NaN.
-            new = [torch.zeros(slots, heads, length, width, dtype=self.dtype, device=self.device) for _ in range(2)]
-            for source, target in zip(old, new, strict=False):
-                target[:kept_slots, :, :kept_length] = source[:kept_slots, :, :kept_length]
-            self._layers[layer] = (new[0], new[1])
-        self.slots, self.length = slots, length
+    # --- what there is ---
 
-    def begin(self, row: int, positions: Tensor, length: int) -> None:
-        """Aim the next forward pass at rows from `row` on. positions: [rows, tokens]; attention reads `length`."""
-        rows = positions.shape[0]
-        self._view = (slice(row, row + rows), slice(None), slice(length))
-        self._target = (torch.arange(row, row + rows, device=self.device)[:, None], slice(None), positions)
+    @property
+    def longest(self) -> int:
+        """The most tokens that one row can have."""
+        return 1 << (self.capacity.bit_length() - 1) if self.capacity >= BLOCK else 0
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Write a layer's new keys and values, [rows, kv_heads, tokens, head_dim]; returns views of all up to now."""
-        cached_keys, cached_values = self._layers[layer_idx]
-        cached_keys[self._target] = keys.transpose(1, 2)
-        cached_values[self._target] = values.transpose(1, 2)
-        return cached_keys[self._view], cached_values[self._view]
+    def rows(self) -> Iterator[Row]:
+        return (row for arena in self._arenas.values() for row in arena if row)
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Put the first `length` positions of row `source` into row `target`."""
-        for pair in self._layers.values():
-            for tensor in pair:
-                tensor[target, :, :length] = tensor[source, :, :length]
+    def taken(self, running: bool) -> int:
+        """Positions in the slots of running rows, or of those kept for reuse."""
+        return sum(row.place.length for row in self.rows() if row.running is running)
 
-    def reset(self) -> None:
-        """Give all memory back."""
-        self._layers.clear()
-        self.slots = self.length = 0
+    def has_room(self, tokens: int, share: float = 1.0) -> bool:
+        """Whether a row of `tokens` may run beside the others within a share of the capacity."""
+        return self.taken(running=True) + slot_length(tokens) <= self.capacity * share
+
+    # --- a row's life ---
+
+    def open(self, tokens: int, adapter: str | None) -> Row:
+        """A running row for up to `tokens`; `has_room` must hold. Evicts what was used longest ago, as need be."""
+        length = slot_length(tokens)
+        while self.taken(running=True) + self.taken(running=False) + length > self.capacity:
+            self._evict(min((row for row in self.rows() if not row.running), key=lambda row: row.last_used))
+        arena = self._arenas.setdefault(length, [])
+        if None not in arena:
+            self._grow(length)
+        index = sum(row is not None and row.running for row in arena)
+        if kept := arena[index]:
+            self._move(kept, arena.index(None))
+        row = arena[index] = Row(Place(length, index), adapter)
+        return row
+
+    def reuse(self, row: Row, tokens: Sequence[int]) -> int:
+        """Fill an empty row with the longest known beginning of `tokens`, all but the last; returns its length."""
+        best, longest = None, MIN_REUSE - 1
+        for other in self.rows():
+            if other.adapter == row.adapter and (shared := common_prefix(other.tokens, tokens[:-1])) > longest:
+                best, longest = other, shared
+        if best is None:
+            return 0
+        best.last_used = next(self._clock)
+        self._storage.copy(best.place, row.place, longest)
+        row.tokens[:] = tokens[:longest]
+        return longest
+
+    def close(self, row: Row) -> None:
+        """Stop running a row, and keep what it holds for reuse."""
+        arena = self._arenas[row.place.length]
+        last = max((other for other in arena if other and other.running), key=lambda other: other.place.slot)
+        if last is not row:
+            self._storage.swap(row.place, last.place, max(len(row.tokens), len(last.tokens)))
+            row.place, last.place = last.place, row.place
+            arena[row.place.slot], arena[last.place.slot] = row, last
+        row.running, row.last_used = False, next(self._clock)
+        if len(row.tokens) < MIN_REUSE:
+            self._evict(row)
+        for other in list(self.rows()):
+            alike = not other.running and other is not row and other.adapter == row.adapter
+            if alike and row.tokens[: len(other.tokens)] == other.tokens:  # it knows nothing more
+                self._evict(other)
+
+    def clear(self) -> None:
+        """Forget all rows and give their memory back."""
+        for length in self._arenas:
+            self._storage.resize(length, 0)
+        self._arenas.clear()
+
+    # --- slots ---
+
+    def _evict(self, row: Row) -> None:
+        self._arenas[row.place.length][row.place.slot] = None
+
+    def _move(self, row: Row, index: int) -> None:
+        """Put a row into a free slot of its arena."""
+        arena = self._arenas[row.place.length]
+        target = row.place._replace(slot=index)
+        self._storage.copy(row.place, target, len(row.tokens))
+        arena[row.place.slot], arena[index] = None, row
+        row.place = target
+
+    def _grow(self, length: int) -> None:
+        """Add slots to an arena: as many again where there is room, at least one; others give up their free slots."""
+        if self._unassigned() < length:
+            for other in self._arenas:
+                self._trim(other)
+        arena = self._arenas[length]
+        more = max(1, min(len(arena), self._unassigned() // length))
+        arena += [None] * more
+        self._storage.resize(length, len(arena))
+
+    def _trim(self, length: int) -> None:
+        arena = self._arenas[length]
+        occupied = sum(row is not None for row in arena)
+        for row in arena[occupied:]:
+            if row:
+                self._move(row, arena.index(None))
+        if occupied < len(arena):
+            del arena[occupied:]
+            self._storage.resize(length, occupied)
+
+    def _unassigned(self) -> int:
+        return self.capacity - sum(length * len(arena) for length, arena in self._arenas.items())
 
 
-class ShapeProbe:
-    """Stands in for the cache during one forward pass and notes each layer's shape."""
-
-    def __init__(self) -> None:
-        self.shapes: dict[int, tuple[int, int]] = {}
-
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        self.shapes[layer_idx] = (keys.shape[1], keys.shape[3])
-        return keys, values
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many first tokens the two share."""
+    if one[:MIN_REUSE] != other[:MIN_REUSE]:
+        return 0  # most pairs; and too short to matter
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

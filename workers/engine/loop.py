@@ -2,288 +2,398 @@
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable
-from threading import Event, Lock, Thread
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event, Lock, Thread, current_thread
 
 import torch
 from torch import Tensor
 
-from workers.engine.cache import blocks
-from workers.engine.model import SlotModel, TransformersModel
-from workers.engine.request import Ticket
-from workers.engine.sampling import likeliest, sample
+from workers.engine.attention import Read
+from workers.engine.cache import RowCache
+from workers.engine.gemma import FAMILIES, Gemma
+from workers.engine.grammar import Grammars
+from workers.engine.lora import Adapters
+from workers.engine.model import SlotModel
+from workers.engine.modules import Modules
+from workers.engine.request import Generation, Piece, Scoring, Ticket
+from workers.engine.sampling import SampledRow, likeliest, sample
 from workers.engine.scheduler import Scheduler
 from workers.models.load import LoadedModel
-from workers.protocols import Delta, EngineCrashed, EngineStats, EngineStopped, GenerateRequest, Refused, TokenLogprob
+from workers.protocols import (
+    Delta,
+    EngineCrashed,
+    EngineStats,
+    EngineStopped,
+    GenerateRequest,
+    Refused,
+    ScoreRequest,
+    TokenLogprob,
+)
 
 logger = logging.getLogger(__name__)
 
-PREFILL_TOKENS = 512  # new prompts read between two decoding steps: bounds how long running answers pause for them
-LOGPROB_ROWS = 16  # of a resumed answer at a time: a row of logits takes a megabyte
+READ_TOKENS = 256  # of prompts in one step: bounds how long running answers pause for those that join
+SCORE_TOKENS = 64  # of continuations in one step, while there are running answers; each takes a row of logits
+CRASHES_IN_A_ROW = 3  # then the device is taken for broken
 
 
 class LocalEngine:
     """An `Engine` over one model in this process.
 
-    A step reads waiting prompts into free rows, then makes one token for every row. Rows join and leave at any step:
-    row i of the batch is slot i of the model, and the last row moves into the place of one that leaves.
+    A step is one forward pass: one token of every answer that is being made, and as much of waiting prompts and
+    continuations as `READ_TOKENS` allow. Rows join and leave at any step.
     """
 
     def __init__(
         self,
         model: SlotModel,
+        *,
         token_bytes: Callable[[int], bytes],
         stop_ids: frozenset[int],
+        capacity: int,
         context_tokens: int,
         batch_limit: int,
+        adapters: Adapters | None = None,
+        grammars: Grammars | None = None,
     ) -> None:
         self._model = model
         self._token_bytes = token_bytes
         self._stop_ids = stop_ids
-        self._context_tokens = context_tokens
         self._batch_limit = batch_limit
-        self._scheduler = Scheduler(model.capacity, batch_limit)
+        self._adapters = adapters
+        self._grammars = grammars
+        self._cache = RowCache(model.storage, capacity)
+        self._context_tokens = min(context_tokens, self._cache.longest)
+        self._scheduler = Scheduler(self._cache, batch_limit)
         self._running: list[Ticket] = []
         self._inbox: deque[Ticket] = deque()
         self._gate = Lock()  # between submit and close
         self._closed = False
         self._news = Event()
-        self._counts = {"prompt_tokens": 0, "tokens": 0, "prefill_seconds": 0.0, "decode_seconds": 0.0, "crashes": 0}
+        self._thread: Thread | None = None
+        self._counts: Counter[str] = Counter()
+        self._seconds = {"prefill": 0.0, "decode": 0.0}
+        self._crashes_in_a_row = 0
 
     @classmethod
-    def over(cls, loaded: LoadedModel, *, kv_cache_mb: int, context_tokens: int, batch_limit: int) -> "LocalEngine":
+    def over(
+        cls,
+        loaded: LoadedModel,
+        *,
+        kv_cache_mb: int,
+        context_tokens: int,
+        batch_limit: int,
+        adapters_folder: Path | None = None,
+        max_adapters: int = 8,
+        adapters_mb: int = 512,
+        max_lora_rank: int = 64,
+    ) -> "LocalEngine":
         """An engine over a loaded model, which it takes over."""
+        context_tokens = min(context_tokens, loaded.context_tokens)
+        adapters = None
+        model: Gemma | Modules
+        if loaded.model.config.get_text_config().model_type in FAMILIES:
+            model = Gemma(loaded.model, context_tokens, int8_output=loaded.int8)
+        else:
+            model = Modules(loaded.model)
+        if adapters_folder:
+            adapters = model.adapters = Adapters(
+                model.sites,
+                model.dtype,
+                model.device,
+                folder=adapters_folder,
+                model_digest=loaded.digest,
+                max_count=max_adapters,
+                max_mb=adapters_mb,
+                max_rank=max_lora_rank,
+            )
         return cls(
-            TransformersModel(loaded.model, kv_cache_mb),
-            loaded.tokenizer.token_bytes,
-            loaded.stop_ids,
-            min(context_tokens, loaded.context_tokens),
-            batch_limit,
+            model,
+            token_bytes=loaded.tokenizer.token_bytes,
+            stop_ids=loaded.stop_ids,
+            capacity=kv_cache_mb * 2**20 // model.storage.token_bytes,
+            context_tokens=context_tokens,
+            batch_limit=batch_limit,
+            adapters=adapters,
+            grammars=Grammars(loaded.tokenizer.token_bytes, loaded.tokenizer.encode, model.vocabulary, loaded.stop_ids),
         )
 
     # --- from any thread ---
 
-    def submit(self, request: GenerateRequest, on_delta: Callable[[Delta], None]) -> Ticket:
-        self._check(request)
-        ticket = Ticket(request, on_delta, self._token_bytes, self._news.set)
-        with self._gate:
-            if self._closed:
-                raise EngineStopped("the engine was stopped")
-            self._inbox.append(ticket)
-        self._news.set()
-        return ticket
-
-    def stats(self) -> EngineStats:
-        running = tuple(self._running)
-        extra = {name: float(count) for name, count in self._counts.items() if name != "tokens"}
-        extra["kv_capacity_tokens"] = float(self._model.capacity)
-        extra["kv_reserved_tokens"] = float(len(running) * max((blocks(t.longest) for t in running), default=0))
-        return EngineStats(
-            waiting=len(self._inbox) + len(self._scheduler),
-            running=len(running),
-            tokens_generated=int(self._counts["tokens"]),
-            batch_limit=self._batch_limit,
-            extra=extra,
-        )
-
-    def wake(self) -> None:
-        """End a `wait_for_news`."""
-        self._news.set()
-
-    # --- from the engine's thread ---
-
-    def wait_for_news(self) -> None:
-        """Sleep until something was submitted or cancelled since the last call."""
-        self._news.wait()
-        self._news.clear()
-
-    @torch.inference_mode()
-    def step(self) -> bool:
-        try:
-            while self._inbox:
-                self._scheduler.add(self._inbox.popleft())
-            self._drop_unwanted()
-            before = self._counts["tokens"]
-            self._prefill()
-            if self._running:
-                self._decode()
-            return self._counts["tokens"] > before
-        except Exception as cause:
-            self._crash(cause)
-            return True
-
-    def close(self) -> None:
-        """Take no more, and end what there is with `EngineStopped`."""
-        with self._gate:
-            self._closed = True
-        for ticket in [*self._running, *self._inbox, *self._scheduler.remove(lambda _: True)]:
-            ticket.fail(EngineStopped("the engine was stopped"))
-        self._running.clear()
-        self._inbox.clear()
-        self._model.reset()
-
-    # --- the parts of a step ---
-
-    def _prefill(self) -> None:
-        """Let waiting requests join, as many as `PREFILL_TOKENS` allow, each with its first token.
-
-        Shorter prompts are padded at their end. What that puts into the cache lies beyond the row's length, where no
-        token looks before it is overwritten.
-        """
-        started = time.perf_counter()
-        first = len(self._running)
-        while ticket := self._scheduler.take(self._running, self._running[first:], PREFILL_TOKENS):
-            if ticket.finish_reason:  # an earlier attempt died between its last token and its report
-                ticket.finish(ticket.finish_reason)
-            else:
-                self._running.append(ticket)
-        joined = self._running[first:]
-        if not joined:
-            return
-        self._reserve()
-        longest = max(ticket.length for ticket in joined)
-        tokens = [[*t.request.prompt, *t.tokens, *[0] * (longest - t.length)] for t in joined]
-        states = self._model.forward(first, tokens, [range(longest)] * len(joined))
-        for ticket, own in zip(joined, states, strict=True):
-            if ticket.request.sampling.logprobs is not None:
-                ticket.logprobs = self._logprobs_of_delivered(ticket, own)
-        ends = [ticket.length - 1 for ticket in joined]
-        self._advance(first, self._model.logits(states[range(len(joined)), ends]))
-        self._counts["prompt_tokens"] += sum(len(ticket.request.prompt) for ticket in joined)
-        self._counts["prefill_seconds"] += time.perf_counter() - started
-
-    def _decode(self) -> None:
-        """One more token for every row."""
-        started = time.perf_counter()
-        self._reserve()
-        tokens = [[ticket.tokens[-1]] for ticket in self._running]
-        positions = [[ticket.length - 1] for ticket in self._running]
-        states = self._model.forward(0, tokens, positions)
-        self._advance(0, self._model.logits(states[:, -1]))
-        self._counts["decode_seconds"] += time.perf_counter() - started
-
-    def _reserve(self) -> None:
-        self._model.reserve(len(self._running), max(ticket.length for ticket in self._running))
-
-    def _advance(self, first: int, logits: Tensor) -> None:
-        """Choose the next token of each row from `first` on, and let go of the rows that it completes."""
-        rows = self._running[first:]
-        chosen = sample(logits, [row.request.sampling for row in rows], [row.length for row in rows])
-        self._counts["tokens"] += len(rows)
-        ended: list[int] = []
-        for index, (ticket, token) in enumerate(zip(rows, chosen, strict=True)):
-            if token in self._stop_ids:
-                ticket.finish("stop")
-            else:
-                wanted = ticket.request.sampling.logprobs
-                logprobs = self._logprobs(logits[index : index + 1], [token], wanted) if wanted is not None else [None]
-                ticket.accept(token, logprobs[0])
-                if ticket.finish_reason:
-                    ticket.finish(ticket.finish_reason)
-            if ticket.done:
-                ended.append(first + index)
-        for row in reversed(ended):
-            self._leave(row)
-
-    def _logprobs_of_delivered(self, ticket: Ticket, states: Tensor) -> list[TokenLogprob]:
-        """The log-probabilities that an earlier attempt had computed. states: of the ticket's sequence."""
-        logprobs: list[TokenLogprob] = []
-        count = ticket.request.sampling.logprobs or 0
-        for start in range(0, len(ticket.tokens), LOGPROB_ROWS):
-            tokens = ticket.tokens[start : start + LOGPROB_ROWS]
-            logits = self._model.logits(states[len(ticket.request.prompt) - 1 + start :][: len(tokens)])
-            logprobs += self._logprobs(logits, tokens, count)
-        return logprobs
-
-    def _logprobs(self, logits: Tensor, tokens: list[int], count: int) -> list[TokenLogprob]:
-        def text(token: int) -> str:
-            return self._token_bytes(token).decode(errors="replace").replace("\0", "\ufffd")
-
-        return [
-            TokenLogprob(token, text(token), own, tuple((other, text(other), value) for other, value in top))
-            for token, (own, top) in zip(tokens, likeliest(logits, tokens, count), strict=True)
-        ]
-
-    def _drop_unwanted(self) -> None:
-        """End what was cancelled or is past its deadline, waiting or running."""
-        now = time.time()
-
-        def unwanted(ticket: Ticket) -> bool:
-            deadline = ticket.request.deadline
-            return ticket.cancelled or (deadline is not None and deadline <= now)
-
-        dropped = self._scheduler.remove(unwanted)
-        for row in reversed(range(len(self._running))):
-            if unwanted(self._running[row]):
-                dropped.append(self._leave(row))
-        for ticket in dropped:
-            if ticket.cancelled:
-                ticket.finish("cancelled")
-            else:
-                made = len(ticket.tokens)
-                ticket.fail(Refused("deadline_exceeded", f"the deadline passed after {made} tokens of the answer"))
-
-    def _leave(self, row: int) -> Ticket:
-        """Take a row out of the batch."""
-        ticket, last = self._running[row], self._running.pop()
-        if last is not ticket:
-            self._running[row] = last
-            self._model.move(len(self._running), row, last.length)
-        return ticket
-
-    def _crash(self, cause: Exception) -> None:
-        """Fail the batch and start over with an empty one; what waits is not concerned."""
-        logger.exception("engine step failed", exc_info=cause)
-        self._counts["crashes"] += 1
-        for ticket in self._running or self._scheduler.remove(lambda _: True):
-            error = EngineCrashed(f"the engine failed in request {ticket.request.id}'s batch: {cause!r}")
-            error.__cause__ = cause
-            ticket.fail(error)
-        self._running.clear()
-        self._model.reset()
-
-    def _check(self, request: GenerateRequest) -> None:
-        """Raise `Refused` for what can never run."""
+    def submit(self, request: GenerateRequest, on_delta: Callable[[Delta], None]) -> Generation:
         sampling = request.sampling
         if not request.prompt or sampling.max_tokens < 1:
             raise Refused(
                 "invalid_request", "a request needs a prompt of one token or more, and max_tokens of 1 or more"
             )
-        if not all(0 <= token < self._model.vocabulary for token in (*request.prompt, *request.delivered)):
-            raise Refused("invalid_request", f"token ids are from 0 to {self._model.vocabulary - 1}")
         if "" in sampling.stop:
             raise Refused("invalid_request", "a stop string must not be empty")
-        if request.adapter is not None:
-            raise Refused("adapter_not_found", f"adapter {request.adapter} is not loaded")
-        prompt, answer = len(request.prompt), sampling.max_tokens
-        limit = min(self._context_tokens, self._model.capacity // blocks(1) * blocks(1))
-        if prompt + answer > limit:
-            message = (
-                f"the context holds {limit} tokens; {prompt} of prompt and {answer} to generate are {prompt + answer}"
-            )
-            raise Refused("context_length_exceeded", message)
+        self._check_tokens((*request.prompt, *request.delivered))
+        self._check_length(len(request.prompt), sampling.max_tokens, "to generate")
+        grammar = None
+        if sampling.json_schema is not None:
+            if self._grammars is None:
+                raise Refused("unsupported_schema", "this engine has no grammars")
+            grammar = self._grammars.compile(sampling.json_schema)
+            grammar.advance(*request.delivered)
+        ticket = Generation(request, on_delta, self._token_bytes, grammar, self._news.set)
+        self._queue(ticket)
+        return ticket
 
+    def score(self, request: ScoreRequest) -> Scoring:
+        if not request.prefix or not request.continuations:
+            raise Refused("invalid_request", "a request needs a prefix of one token or more, and continuations")
+        if not request.labels and not all(request.continuations):
+            raise Refused("invalid_request", "without labels every continuation needs a token")
+        self._check_tokens((*request.prefix, *request.labels, *(t for tokens in request.continuations for t in tokens)))
+        ticket = Scoring(request, READ_TOKENS, self._news.set)
+        self._check_length(len(request.prefix), ticket.longest - len(request.prefix), "of continuations in a pass")
+        self._queue(ticket)
+        return ticket
 
-class EngineThread:
-    """Drives an engine on a thread of its own, which sleeps while there is nothing to do."""
+    def stats(self) -> EngineStats:
+        adapters = Counter(ticket.adapter for ticket in tuple(self._running) if ticket.adapter)
+        return EngineStats(
+            waiting=len(self._inbox) + len(self._scheduler),
+            running=len(self._running),
+            tokens_generated=self._counts["tokens"],
+            batch_limit=self._batch_limit,
+            prompt_tokens=self._counts["prompt_tokens"],
+            cached_tokens=self._counts["cached_tokens"],
+            steps=self._counts["steps"],
+            prefill_seconds=self._seconds["prefill"],
+            decode_seconds=self._seconds["decode"],
+            kv_tokens=self._counts["kv_tokens"],
+            kv_retained_tokens=self._counts["kv_retained_tokens"],
+            kv_capacity_tokens=self._cache.capacity,
+            crashes=self._counts["crashes"],
+            adapters=self._adapters.stats(adapters) if self._adapters else (),
+        )
 
-    def __init__(self, engine: LocalEngine) -> None:
-        self._engine = engine
-        self._stopping = False
-        self._thread = Thread(target=self._run, name="engine", daemon=True)
+    def start(self, on_broken: Callable[[], None] = lambda: None) -> None:
+        """Drive the engine on a thread of its own, which sleeps while there is nothing to do.
 
-    def start(self) -> None:
+        `on_broken` is called on it, after `close`, when the model fails again and again.
+        """
+        self._thread = Thread(target=self._run, args=[on_broken], name="engine", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Finish the step at hand, end all requests with `EngineStopped`, and return when the thread has ended."""
-        self._stopping = True
-        self._engine.wake()
-        self._thread.join()
+    def close(self) -> None:
+        with self._gate:
+            self._closed = True
+        self._news.set()
+        if self._thread and self._thread is not current_thread():
+            self._thread.join()
+        for ticket in [*self._running, *self._inbox, *self._scheduler.remove(lambda _: True)]:
+            ticket.fail(EngineStopped("the engine was stopped"))
+        self._running.clear()
+        self._inbox.clear()
+        self._cache.clear()
 
-    def _run(self) -> None:
-        while not self._stopping:
-            if not self._engine.step():
-                self._engine.wait_for_news()
-        self._engine.close()
+    # --- from the engine's thread ---
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Do one unit of work; False when there was none. Never raises: a crash fails the requests it concerned."""
+        try:
+            now = time.time()
+            while self._inbox:
+                self._scheduler.add(self._inbox.popleft(), now)
+            self._drop_unwanted(now)
+            self._admit()
+            worked = self._pass()
+            self._counts["kv_tokens"] = self._cache.taken(running=True)
+            self._counts["kv_retained_tokens"] = self._cache.taken(running=False)
+        except Exception as cause:
+            self._crash(cause)
+            return True
+        return worked
+
+    def _run(self, on_broken: Callable[[], None]) -> None:
+        while not self._closed:
+            if not self.step():
+                self._news.wait()
+                self._news.clear()
+            if self._crashes_in_a_row >= CRASHES_IN_A_ROW:
+                logger.critical("the model failed %d times in a row; the engine stops", CRASHES_IN_A_ROW)
+                self.close()
+                on_broken()
+
+    # --- the parts of a step ---
+
+    def _admit(self) -> None:
+        """Let waiting requests join, the most urgent first, as long as there is room."""
+        batch = sum(ticket.priority > 0 for ticket in self._running)
+        while ticket := self._scheduler.take(len(self._running), batch):
+            if isinstance(ticket, Generation) and ticket.finish_reason:
+                ticket.finish(ticket.finish_reason)  # an earlier attempt died between its last token and its report
+                continue
+            self._running.append(ticket)
+            ticket.row = self._cache.open(ticket.longest, ticket.adapter)
+            self._counts["prompt_tokens"] += len(ticket.sequence)
+            batch += ticket.priority > 0
+
+    def _pass(self) -> bool:
+        """One forward pass, and what follows from it."""
+        started = time.perf_counter()
+        reading = self._next_pieces()
+        if not reading:
+            return False
+        reads = []
+        for ticket, piece in reading:
+            row = ticket.row
+            reads.append(Read(row.place, len(row.tokens), piece.tokens, piece.wanted, piece.branches, ticket.adapter))
+        states = self._model.forward(reads)
+        for ticket, piece in reading:
+            if not piece.branches:
+                ticket.row.tokens.extend(piece.tokens)
+        wanting = [(ticket, len(piece.wanted)) for ticket, piece in reading if piece.wanted]
+        parts = zip(wanting, states.split([count for _, count in wanting]), strict=True) if wanting else ()
+        answers: dict[Generation, Tensor] = {}
+        for (ticket, _), part in parts:
+            if isinstance(ticket, Generation):
+                answers[ticket] = part
+            elif isinstance(ticket, Scoring):
+                self._score(ticket, part)
+        if answers:
+            self._answer(list(answers), self._model.logits(torch.cat(list(answers.values()))))
+        for ticket in [ticket for ticket in self._running if ticket.done]:
+            self._leave(ticket)
+        self._crashes_in_a_row = 0
+        self._counts["steps"] += 1
+        kind = "decode" if all(len(piece.tokens) == 1 for _, piece in reading) else "prefill"
+        self._seconds[kind] += time.perf_counter() - started
+        return True
+
+    def _next_pieces(self) -> list[tuple[Ticket, Piece]]:
+        """What each row reads in the next pass: answers go on by a token, the rest of the budget is for new prompts."""
+        pieces: list[tuple[Ticket, Piece]] = []
+        budget = READ_TOKENS
+        answering = False
+        for ticket in self._running:
+            if len(ticket.sequence) - len(ticket.row.tokens) == 1:
+                pieces.append((ticket, Piece(ticket.sequence[-1:], (0,))))
+                answering = answering or isinstance(ticket, Generation)
+        for ticket in sorted(self._running, key=lambda ticket: ticket.urgency):
+            done, total = len(ticket.row.tokens), len(ticket.sequence)
+            if total - done == 1 or budget <= 0:
+                continue
+            if done == 0:
+                done = self._cache.reuse(ticket.row, ticket.sequence)
+                ticket.cached_tokens = done
+                self._counts["cached_tokens"] += done
+            if done < total:
+                tokens = ticket.sequence[done : done + budget]
+                last = done + len(tokens) == total
+                piece = Piece(tokens, (len(tokens) - 1,) if last else ())
+            elif isinstance(ticket, Scoring):
+                piece = ticket.branches(min(budget, SCORE_TOKENS) if answering else budget)
+            else:
+                raise AssertionError("an answer always has a token to read")
+            budget -= len(piece.tokens)
+            pieces.append((ticket, piece))
+        return pieces
+
+    def _answer(self, tickets: list[Generation], logits: Tensor) -> None:
+        """Choose the next token of each. logits: [tickets, vocabulary]."""
+        rows = [SampledRow(t.sampling, t.request.prompt, t.answer, t.grammar) for t in tickets]
+        chosen = sample(logits, rows)
+        self._counts["tokens"] += len(rows)
+        for index, (ticket, token) in enumerate(zip(tickets, chosen, strict=True)):
+            wanted = ticket.sampling.logprobs
+            try:
+                if ticket.grammar:
+                    ticket.grammar.advance(token)  # a stop too: where the parser gave up, it allows nothing else
+            except Refused as refused:
+                ticket.fail(refused)
+                continue
+            if token in self._stop_ids:
+                ticket.finish("stop")
+                continue
+            ticket.accept(token, None if wanted is None else self._logprob(logits[index], token, wanted))
+            if ticket.finish_reason:
+                ticket.finish(ticket.finish_reason)
+
+    def _logprob(self, logits: Tensor, token: int, count: int) -> TokenLogprob:
+        def text(token: int) -> str:
+            return self._token_bytes(token).decode(errors="replace").replace("\0", "\ufffd")
+
+        ((own, top),) = likeliest(logits[None], [token], count)
+        return TokenLogprob(token, text(token), own, tuple((other, text(other), value) for other, value in top))
+
+    def _score(self, ticket: Scoring, states: Tensor) -> None:
+        """Note the log-probabilities that the states tell; some rows of logits at a time, for each is a megabyte."""
+        targets = ticket.targets()
+        if targets:
+            state, _, token = (torch.tensor(column, device=states.device) for column in zip(*targets, strict=True))
+            values = []
+            for first in range(0, len(states), SCORE_TOKENS):
+                logits = self._model.logits(states[first : first + SCORE_TOKENS])
+                here = (state >= first) & (state < first + SCORE_TOKENS)
+                rows = state[here] - first
+                values.append(logits[rows, token[here]] - logits.logsumexp(-1)[rows])
+            for (_, continuation, _), value in zip(targets, torch.cat(values).tolist(), strict=True):
+                ticket.scores[continuation].append(value)
+        if ticket.complete:
+            ticket.finish()
+
+    def _drop_unwanted(self, now: float) -> None:
+        """End what was cancelled or is past its deadline, waiting or running."""
+
+        def unwanted(ticket: Ticket) -> bool:
+            return ticket.cancelled or (ticket.deadline is not None and ticket.deadline <= now)
+
+        dropped = [ticket for ticket in self._running if unwanted(ticket)]
+        for ticket in dropped:
+            self._leave(ticket)
+        for ticket in [*dropped, *self._scheduler.remove(unwanted)]:
+            if ticket.cancelled:
+                ticket.give_up()
+            else:
+                ticket.fail(Refused("deadline_exceeded", f"the deadline passed after {ticket.progress()}"))
+
+    def _leave(self, ticket: Ticket) -> None:
+        """Take a row out of the batch; what it holds can be used again."""
+        self._running.remove(ticket)
+        self._cache.close(ticket.row)
+
+    def _crash(self, cause: Exception) -> None:
+        """Fail the batch and start over with an empty one; what waits is not concerned."""
+        logger.exception("engine step failed", exc_info=cause)
+        self._counts["crashes"] += 1
+        self._crashes_in_a_row += 1
+        for ticket in self._running or self._scheduler.remove(lambda _: True):
+            error = EngineCrashed(f"the engine failed in request {ticket.id}'s batch: {cause!r}")
+            error.__cause__ = cause
+            ticket.fail(error)
+        self._running.clear()
+        self._cache.clear()
+
+    # --- what can never run ---
+
+    def _queue(self, ticket: Ticket) -> None:
+        if (name := ticket.adapter) is not None:
+            if (adapters := self._adapters) is None:
+                raise Refused("adapter_not_found", f"adapter {name}: this engine serves no adapters")
+            adapters.acquire(name)
+            ticket.future.add_done_callback(lambda _: adapters.release(name))
+        with self._gate:
+            if self._closed:
+                ticket.fail(EngineStopped("the engine was stopped"))
+                raise EngineStopped("the engine was stopped")
+            self._inbox.append(ticket)
+        self._news.set()
+
+    def _check_tokens(self, tokens: Sequence[int]) -> None:
+        if not all(0 <= token < self._model.vocabulary for token in tokens):
+            raise Refused("invalid_request", f"token ids are from 0 to {self._model.vocabulary - 1}")
+
+    def _check_length(self, prompt: int, more: int, purpose: str) -> None:
+        if prompt + more > self._context_tokens:
+            raise Refused(
+                "context_length_exceeded",
+                f"the context holds {self._context_tokens} tokens; {prompt} of prompt and {more} {purpose} are "
+                f"{prompt + more}",
+            )

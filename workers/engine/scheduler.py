@@ -1,50 +1,68 @@
 """Who waits and who is next. Needs no model."""
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import NamedTuple
 
-from workers.engine.cache import blocks
+from workers.engine.cache import RowCache
 from workers.engine.request import Ticket
+
+AGEING_S = 10.0  # of waiting that raise a request by one level of priority
+BATCH_SHARE = 0.75  # of rows and cache that batch work may take: an interactive request always finds a place soon
+
+
+class Waiting(NamedTuple):
+    urgency: float
+    arrival: int
+    ticket: Ticket
 
 
 class Scheduler:
-    """Waiting requests by priority, then in order of arrival.
+    """Waiting requests, the most urgent first.
 
-    The batch is a rectangle, rows by the longest row, and `capacity` bounds its area. A request that does not fit now
-    holds back those behind it, so that short ones cannot starve it.
+    Urgency is the time of arrival plus `AGEING_S` for every level of priority: who waits long enough overtakes
+    later arrivals of a better priority, so batch work (priority above 0) is not starved. A request that does not fit
+    now holds back those behind it, so that short ones cannot starve it; only batch work that has used up its share is
+    passed by.
     """
 
-    def __init__(self, capacity: int, batch_limit: int) -> None:
-        self._capacity = capacity
+    def __init__(self, cache: RowCache, batch_limit: int) -> None:
+        self._cache = cache
         self._batch_limit = batch_limit
-        self._heap: list[tuple[int, int, Ticket]] = []
+        self._interactive: list[Waiting] = []
+        self._batch: list[Waiting] = []
         self._arrivals = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self._interactive) + len(self._batch)
 
-    def add(self, ticket: Ticket) -> None:
-        heapq.heappush(self._heap, (ticket.request.priority, self._arrivals, ticket))
+    def add(self, ticket: Ticket, now: float) -> None:
+        """Queue a request that arrived at `now`, in seconds."""
+        ticket.urgency = now + AGEING_S * ticket.priority
+        heap = self._batch if ticket.priority > 0 else self._interactive
+        heapq.heappush(heap, Waiting(ticket.urgency, self._arrivals, ticket))
         self._arrivals += 1
 
-    def take(self, running: Sequence[Ticket], joining: Sequence[Ticket], prefill_tokens: int) -> Ticket | None:
-        """The next request, if it may run beside `running`, and be read together with those of them that are `joining`.
-
-        What is read together is padded to the longest, and `prefill_tokens` bounds that; one alone may exceed it.
-        """
-        if not self._heap or len(running) >= self._batch_limit:
+    def take(self, running: int, running_batch: int) -> Ticket | None:
+        """The next request that may start beside so many running ones, `running_batch` of them batch work."""
+        if running >= self._batch_limit:
             return None
-        ticket = self._heap[0][2]
-        if (len(running) + 1) * blocks(max(other.longest for other in (*running, ticket))) > self._capacity:
-            return None
-        if joining and (len(joining) + 1) * max(other.length for other in (*joining, ticket)) > prefill_tokens:
-            return None
-        return heapq.heappop(self._heap)[2]
+        heads = [heap for heap in (self._interactive, self._batch) if heap]
+        for heap in sorted(heads, key=lambda heap: heap[0]):
+            longest = heap[0].ticket.longest
+            if heap is self._batch and running:
+                many = running_batch + 1 > self._batch_limit * BATCH_SHARE
+                if many or not self._cache.has_room(longest, BATCH_SHARE):
+                    continue
+            return heapq.heappop(heap).ticket if self._cache.has_room(longest) else None
+        return None
 
     def remove(self, unwanted: Callable[[Ticket], bool]) -> list[Ticket]:
         """Take out and return the waiting requests that are `unwanted`."""
-        removed = [entry for entry in self._heap if unwanted(entry[2])]
-        if removed:
-            self._heap = [entry for entry in self._heap if not unwanted(entry[2])]
-            heapq.heapify(self._heap)
-        return [ticket for _, _, ticket in removed]
+        removed = []
+        for heap in (self._interactive, self._batch):
+            if any(unwanted(entry.ticket) for entry in heap):
+                removed += [entry.ticket for entry in heap if unwanted(entry.ticket)]
+                heap[:] = [entry for entry in heap if not unwanted(entry.ticket)]
+                heapq.heapify(heap)
+        return removed

@@ -20,7 +20,10 @@ HUB_FILES = ["*.safetensors", "*.json"]
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model in memory. `digest` is the sha256 of its weights; `stop_ids` are the tokens that end an answer."""
+    """A model in memory. `digest` is the sha256 of its weights; `stop_ids` are the tokens that end an answer.
+
+    int8: whether the engine is to round the output matrix to 8 bits.
+    """
 
     name: str
     digest: str
@@ -28,13 +31,15 @@ class LoadedModel:
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
     context_tokens: int
+    int8: bool = False
 
 
 def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto") -> LoadedModel:
     """Load the model `name` (see `registry.resolve`) for inference.
 
-    device: auto, cpu, cuda, mps. dtype: auto, or a torch name such as float32; auto is bfloat16 where the hardware
-    multiplies in it, else float32. Raises `Refused` for a name or a model that cannot be served.
+    device: auto, cpu, cuda, mps. dtype: auto, int8, or a torch name such as float32; auto is bfloat16 where hardware
+    multiplies in it, else float32, and int8 is that with an output matrix in 8 bits, where a CPU has the kernels.
+    Raises `Refused` for a name or a model that cannot be served.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
@@ -45,7 +50,7 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
     place = torch.device(best_device() if device == "auto" else device)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=best_dtype(place) if dtype == "auto" else getattr(torch, dtype),
+        dtype=best_dtype(place) if dtype in ("auto", "int8") else getattr(torch, dtype),
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
@@ -59,6 +64,7 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
         tokenizer=tokenizer,
         stop_ids=frozenset({tokenizer.control("<eos>"), turn_marks(tokenizer)[1]}),
         context_tokens=model.config.get_text_config().max_position_embeddings,
+        int8=dtype == "int8",
     )
 
 

@@ -11,8 +11,12 @@ from workers.tasks.runtime import runtime
 
 @job_task("workers.generate")
 def generate(job: JobRun) -> dict[str, Any]:
-    """The result has `text`, `finish_reason`, `usage`, and who answered: `model`, `model_digest`, `adapter`."""
-    model, engine, _ = runtime()
+    """The result has `text`, `finish_reason`, `usage`, and who answered: `model`, `model_digest`, `adapter`.
+
+    The request's `sampling` has the fields of `Sampling`; `adapter`, which may be left out, is a `name@digest`.
+    """
+    model, engine = runtime()[:2]
+    adapter = job.request.get("adapter")
     sampling = Sampling(**{**job.request["sampling"], "stop": tuple(job.request["sampling"].get("stop", ()))})
     budget = min(env.CONTEXT_TOKENS, model.context_tokens) - sampling.max_tokens
     prompt = fit(model.tokenizer, job.request["messages"], budget, job.request["overflow"])
@@ -24,6 +28,7 @@ def generate(job: JobRun) -> dict[str, Any]:
             delivered=job.delivered,
             sampling=sampling,
             deadline=deadline.timestamp() if deadline else None,
+            adapter=adapter,
         ),
         job.write,
     )
@@ -36,10 +41,11 @@ def generate(job: JobRun) -> dict[str, Any]:
             "prompt_tokens": outcome.prompt_tokens,
             "completion_tokens": outcome.completion_tokens,
             "total_tokens": outcome.prompt_tokens + outcome.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": outcome.cached_tokens},
         },
         "model": model.name,
         "model_digest": model.digest,
-        "adapter": None,
+        "adapter": adapter,
     }
     if sampling.logprobs is not None:  # as streamed: of the tokens whose text is in the answer
         result["logprobs"] = [token for entry in job.entries for token in entry.logprobs or ()]

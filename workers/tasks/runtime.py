@@ -1,52 +1,129 @@
-"""The model and the engine of this process: loaded once, before the worker takes its first job."""
+"""The model and the engine of this process: made ready before the worker takes its first job."""
 
+import os
+import signal
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import structlog
-import torch
 from celery.signals import worker_init, worker_shutting_down
 
 from lyo import env
-from workers.engine.loop import EngineThread, LocalEngine
-from workers.models.load import LoadedModel, load
+from workers.engine.remote import RemoteEngine
+from workers.models.template import turn_marks
+from workers.models.tokenizer import Tokenizer
 from workers.protocols import Engine
 from workers.tasks import metrics
 
 logger = structlog.get_logger(__name__)
 
 
+class Model(Protocol):
+    """What tasks need to know of the model. `digest` tells whose weights answer."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+    @property
+    def context_tokens(self) -> int: ...
+
+
 class Runtime(NamedTuple):
-    model: LoadedModel
+    model: Model
     engine: Engine
-    thread: EngineThread
+    device: str
+    dtype: str
 
 
 @cache
 def runtime() -> Runtime:
+    return remote_runtime() if env.ENGINE == "remote" else local_runtime()
+
+
+def local_runtime() -> Runtime:
+    import torch
+
+    from workers.engine.loop import LocalEngine
+    from workers.models.load import load
+
     if env.TORCH_THREADS:
         torch.set_num_threads(env.TORCH_THREADS)
-    model = load(env.MODEL, env.MODELS_DIR, device=env.DEVICE, dtype=env.DTYPE)
+    loaded = load(env.MODEL, env.MODELS_DIR, device=env.DEVICE, dtype=env.DTYPE)
+    device, dtype = str(loaded.model.device), str(loaded.model.dtype).removeprefix("torch.")
     engine = LocalEngine.over(
-        model, kv_cache_mb=env.KV_CACHE_MB, context_tokens=env.CONTEXT_TOKENS, batch_limit=env.MAX_BATCH
+        loaded,
+        kv_cache_mb=env.KV_CACHE_MB,
+        context_tokens=env.CONTEXT_TOKENS,
+        batch_limit=env.MAX_BATCH,
+        adapters_folder=env.ADAPTERS_DIR,
+        max_adapters=env.MAX_ADAPTERS,
+        adapters_mb=env.ADAPTERS_MB,
+        max_lora_rank=env.MAX_LORA_RANK,
     )
-    thread = EngineThread(engine)
-    thread.start()
-    metrics.watch(engine)
-    return Runtime(model, engine, thread)
+    engine.start(on_broken=stop_worker)
+    return Runtime(loaded, engine, device, "int8" if loaded.int8 else dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A model of which only the tokenizer is here: not the digest of its weights is known, but the server's name."""
+
+    name: str
+    tokenizer: Tokenizer
+    context_tokens: int
+    engine: RemoteEngine
+
+    @property
+    def digest(self) -> str:
+        return f"remote:{self.engine.model}"
+
+
+def remote_runtime() -> Runtime:
+    from workers.models.load import model_folder
+    from workers.models.registry import resolve
+
+    spec = resolve(env.MODEL)
+    folder, _ = model_folder(spec, env.MODELS_DIR)
+    tokenizer = Tokenizer.from_folder(folder)
+    engine = RemoteEngine(
+        env.REMOTE_URL,
+        api_key=env.REMOTE_API_KEY,
+        model=env.REMOTE_MODEL,
+        tokenizer=tokenizer,
+        stop_ids=frozenset({tokenizer.control("<eos>"), turn_marks(tokenizer)[1]}),
+        context_tokens=env.CONTEXT_TOKENS,
+        batch_limit=env.MAX_BATCH,
+        adapters_folder=env.REMOTE_ADAPTERS_DIR,
+        first_token_s=env.REMOTE_FIRST_TOKEN_S,
+        next_token_s=env.REMOTE_NEXT_TOKEN_S,
+    )
+    engine.start()
+    return Runtime(RemoteModel(spec.name, tokenizer, env.CONTEXT_TOKENS, engine), engine, env.REMOTE_URL, "remote")
+
+
+def stop_worker() -> None:
+    """End this process in good order; whoever started it starts another, with a model that works."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @worker_init.connect
-def load_before_consuming(**_: Any) -> None:
+def load_before_consuming(sender: Any, **_: Any) -> None:
     """A worker without its model must not take jobs: Celery goes on after an ordinary exception, but not after this."""
     try:
-        runtime()
+        model, engine, device, dtype = runtime()
     except Exception as error:
         logger.exception("the model cannot be loaded")
         raise SystemExit(1) from error
+    metrics.EngineWatch(
+        engine, worker=sender.hostname, model=model.name, digest=model.digest, device=device, dtype=dtype
+    ).start()
 
 
 @worker_shutting_down.connect
 def hand_back(**_: Any) -> None:
     """End the step at hand; the jobs go back to the queue, and another worker continues them."""
-    runtime().thread.stop()
+    runtime().engine.close()

@@ -2,14 +2,15 @@
 
 import time
 from itertools import product
+from threading import Event
 from typing import Any
 
 import pytest
 
 from tests.workers.conftest import run
-from tests.workers.fakes import STOP_ID, VOCABULARY, FakeModel, answer, fake_engine, text
-from workers.engine.loop import EngineThread
-from workers.protocols import Delta, EngineCrashed, EngineStopped, GenerateRequest, Refused, Sampling
+from tests.workers.fakes import STOP_ID, VOCABULARY, FakeModel, answer, fake_engine, next_token, text
+from workers.engine.cache import RowCache
+from workers.protocols import Delta, EngineCrashed, EngineStopped, GenerateRequest, Refused, Sampling, ScoreRequest
 
 PAIRS = list(product(range(VOCABULARY), repeat=2))
 
@@ -80,7 +81,6 @@ def test_a_resumed_request_goes_on_as_if_it_had_not_stopped(delivered: int) -> N
     outcome = handle.wait(0)
     assert (outcome.finish_reason, outcome.text, outcome.completion_tokens) == ("length", text(tokens), 20)
     assert [token for delta in deltas for token in delta.token_ids] == tokens[delivered:]
-    assert [logprob.id for logprob in outcome.logprobs] == (tokens if delivered < 20 else [])
 
 
 def test_a_resumed_request_that_had_reached_its_stop_string_generates_nothing() -> None:
@@ -102,7 +102,7 @@ def test_a_cancelled_request_keeps_its_text_so_far() -> None:
     waiting.cancel()
     engine.step()
     assert running.wait(0).finish_reason == waiting.wait(0).finish_reason == "cancelled"
-    assert running.wait(0).text == text(answer(prompt, 50)[:3])
+    assert running.wait(0).text == text(answer(prompt, 50)[:2])
     assert waiting.wait(0).text == ""
     assert engine.step() is False
 
@@ -134,7 +134,7 @@ def test_a_crash_fails_the_batch_with_its_cause_and_the_engine_goes_on() -> None
         assert "out of memory" in str(crashed.value.__cause__)
     run(engine)
     assert third.wait(0).text == text(answer(prompt, 20))
-    assert engine.stats().extra["crashes"] == 1
+    assert engine.stats().crashes == 1
 
 
 def test_a_receiver_that_fails_ends_its_own_request_only() -> None:
@@ -155,6 +155,125 @@ def test_more_urgent_requests_go_first_and_equals_in_order_of_arrival() -> None:
         engine.submit(request((len(name),), 1, priority=priority), lambda _, name=name: order.append(name))
     run(engine)
     assert order == ["urgent", "first", "second", "batch"]
+
+
+def test_a_long_prompt_is_read_in_pieces_while_answers_go_on() -> None:
+    model = FakeModel()
+    engine, prompt = fake_engine(model), long_prompt(50)
+    running = engine.submit(request(prompt, 50), ignore)
+    engine.step()
+    long = tuple(n % 7 for n in range(700))
+    late = engine.submit(request(long, 5), ignore)
+    for _ in range(3):
+        engine.step()
+    assert [[len(read.tokens) for read in reads] for reads in model.passes[1:]] == [[1, 256], [1, 256], [1, 188]]
+    run(engine)
+    assert running.wait(0).text == text(answer(prompt, 50))
+    assert late.wait(0).text == text(answer(long, 5))
+
+
+def test_what_was_computed_before_is_not_computed_again() -> None:
+    model = FakeModel()
+    engine, system = fake_engine(model), tuple(n % 11 for n in range(100))
+    first = engine.submit(request((*system, 20, 21), 5), ignore)
+    run(engine)
+    second_turn = (*system, 20, 21, *answer((*system, 20, 21), 5), 30, 31)
+    model.passes.clear()
+    second = engine.submit(request(second_turn, 5), ignore)
+    other = engine.submit(request((*system, 40), 5), ignore)
+    run(engine)
+    assert first.wait(0).cached_tokens == 0
+    assert second.wait(0).cached_tokens == len(system) + 2 + 4  # the last token of an answer is never read
+    assert other.wait(0).cached_tokens == len(system)
+    assert [len(read.tokens) for read in model.passes[0]] == [3, 1]
+    assert second.wait(0).text == text(answer(second_turn, 5))
+    assert other.wait(0).text == text(answer((*system, 40), 5))
+    assert (engine.stats().prompt_tokens, engine.stats().cached_tokens) == (102 + 109 + 101, 106 + 100)
+
+
+def test_an_adapters_keys_and_values_are_not_anothers() -> None:
+    model = FakeModel()
+    cache, tokens = RowCache(model.storage, model.capacity), list(range(40))
+    row = cache.open(50, "a@1")
+    model.storage.slot(row.place)[:] = row.tokens[:] = tokens
+    cache.close(row)
+    assert cache.reuse(cache.open(50, "a@1"), tokens) == 39
+    assert cache.reuse(cache.open(50, "b@2"), tokens) == 0
+    assert cache.reuse(cache.open(50, None), tokens) == 0
+
+
+def test_scores_are_the_log_probabilities_of_each_token() -> None:
+    engine, prefix = fake_engine(), (3, 1, 4)
+    right = answer(prefix, 4)
+    wrong = [right[0], (right[1] + 1) % VOCABULARY, *right[2:]]
+    scores = engine.score(ScoreRequest("s", prefix, (tuple(right), tuple(wrong), (right[0],))))
+    run(engine)
+    logprobs = scores.wait(0).logprobs
+    sure, impossible = pytest.approx(0, abs=1e-6), pytest.approx(-100, abs=1e-3)
+    assert list(logprobs[0]) == [sure] * 4
+    assert list(logprobs[1][:2]) == [sure, impossible]
+    assert list(logprobs[2]) == [sure]
+
+
+def test_labels_are_scored_after_each_continuation() -> None:
+    engine, prefix = fake_engine(), (3, 1, 4)
+    ends = ((), (5,), (6, 7))
+    labels = tuple(next_token((*prefix, *end)) for end in ends)
+    scores = engine.score(ScoreRequest("s", prefix, ends, labels))
+    run(engine)
+    for index, row in enumerate(scores.wait(0).logprobs):
+        assert [value > -1 for value in row] == [label == labels[index] for label in labels]
+
+
+def test_many_continuations_share_one_reading_of_the_prefix_and_leave_room_for_answers() -> None:
+    model = FakeModel(capacity=16 * 256)
+    engine, prompt = fake_engine(model), long_prompt(50)
+    prefix = tuple(n % 13 for n in range(300))
+    scores = engine.score(ScoreRequest("s", prefix, tuple((n % 50, 1, 2, 3, 4) for n in range(200))))
+    running = engine.submit(request(prompt, 20), ignore)
+    run(engine)
+    read = [read for reads in model.passes for read in reads]
+    assert sum(len(r.tokens) for r in read if not r.branches and r.place.length == 1024) == 300
+    assert all(len(r.tokens) <= 64 for reads in model.passes for r in reads if r.branches and len(reads) > 1)
+    assert [len(row) for row in scores.wait(0).logprobs] == [5] * 200
+    assert running.wait(0).text == text(answer(prompt, 20))
+
+
+def test_a_cancelled_score_is_refused() -> None:
+    engine = fake_engine()
+    scores = engine.score(ScoreRequest("s", (1, 2), ((3,),)))
+    scores.cancel()
+    engine.step()
+    with pytest.raises(Refused, match="cancelled"):
+        scores.wait(0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (ScoreRequest("s", (), ((1,),)), "invalid_request"),
+        (ScoreRequest("s", (1,), ()), "invalid_request"),
+        (ScoreRequest("s", (1,), ((),)), "invalid_request"),
+        (ScoreRequest("s", (1,), ((VOCABULARY,),)), "invalid_request"),
+        (ScoreRequest("s", (1,), ((2,) * 600,)), "context_length_exceeded"),
+    ],
+)
+def test_what_can_never_be_scored_is_refused_at_once(bad: ScoreRequest, code: str) -> None:
+    with pytest.raises(Refused) as refused:
+        fake_engine(FakeModel(capacity=2 * 256)).score(bad)
+    assert refused.value.code == code
+
+
+def test_a_model_that_fails_again_and_again_ends_the_engine() -> None:
+    model, broken = FakeModel(), Event()
+    model.forward = lambda reads: 1 / 0
+    engine = fake_engine(model, batch_limit=1)
+    for _ in range(4):
+        engine.submit(request(), ignore)
+    engine.start(on_broken=broken.set)
+    assert broken.wait(5)
+    with pytest.raises(EngineStopped):
+        engine.submit(request(), ignore)
 
 
 def test_what_does_not_fit_beside_the_others_waits_and_is_not_overtaken() -> None:
@@ -200,11 +319,10 @@ def test_a_stop_token_gives_no_text() -> None:
 
 def test_the_thread_serves_at_once_and_stops_in_good_order() -> None:
     engine = fake_engine()
-    thread = EngineThread(engine)
-    thread.start()
+    engine.start()
     assert engine.submit(request(max_tokens=5), ignore).wait(5).text == text(answer((1, 2, 3), 5))
     long = engine.submit(request(long_prompt(200), 200), lambda _: time.sleep(0.01))
-    thread.stop()
+    engine.close()
     with pytest.raises(EngineStopped):
         long.wait(0)
     with pytest.raises(EngineStopped):

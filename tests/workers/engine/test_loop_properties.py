@@ -5,9 +5,9 @@ from unittest.mock import patch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.workers.fakes import FakeModel, answer, fake_engine, text
-from workers.engine.request import Ticket
-from workers.protocols import EngineCrashed, GenerateRequest, Refused, Sampling
+from tests.workers.fakes import FakeModel, answer, fake_engine, next_token, text
+from workers.engine.request import Generation, Scoring, Ticket
+from workers.protocols import EngineCrashed, GenerateRequest, Refused, Sampling, ScoreRequest
 
 arrival = st.tuples(
     st.just("submit"),
@@ -17,13 +17,28 @@ arrival = st.tuples(
     st.integers(-1, 1),  # priority
     st.none() | st.integers(0, 30),  # seconds to the deadline
 )
+scoring = st.tuples(
+    st.just("score"),
+    st.lists(st.integers(0, 49), min_size=1, max_size=40).map(tuple),
+    st.lists(st.lists(st.integers(0, 49), min_size=1, max_size=60).map(tuple), min_size=1, max_size=12).map(tuple),
+    st.none() | st.integers(0, 30),
+)
 event = st.one_of(
     arrival,
+    scoring,
     st.tuples(st.just("cancel"), st.integers(0, 20)),
     st.tuples(st.just("step"), st.integers(1, 10)),
     st.tuples(st.just("pass"), st.integers(1, 10)),
     st.tuples(st.just("crash"), st.integers(1, 5)),
 )
+
+
+def expected_scores(request: ScoreRequest) -> list[list[int]]:
+    """0 where a token is the one that follows, else -100."""
+    return [
+        [0 if next_token((*request.prefix, *tokens[:i])) == token else -100 for i, token in enumerate(tokens)]
+        for tokens in request.continuations
+    ]
 
 
 @settings(max_examples=150, deadline=None)
@@ -35,9 +50,9 @@ def test_every_request_ends_once_and_no_row_leaks(events: list[tuple]) -> None:
     endings: list[Ticket] = []
 
     def ending(method):
-        def once(self: Ticket, value: object) -> None:
+        def once(self: Ticket, *values: object) -> None:
             before = self.done
-            method(self, value)
+            method(self, *values)
             if self.done and not before:
                 endings.append(self)
 
@@ -45,7 +60,8 @@ def test_every_request_ends_once_and_no_row_leaks(events: list[tuple]) -> None:
 
     with (
         patch("workers.engine.loop.time.time", lambda: now),
-        patch.object(Ticket, "finish", ending(Ticket.finish)),
+        patch.object(Generation, "finish", ending(Generation.finish)),
+        patch.object(Scoring, "finish", ending(Scoring.finish)),
         patch.object(Ticket, "fail", ending(Ticket.fail)),
     ):
         for kind, *values in events:
@@ -60,6 +76,9 @@ def test_every_request_ends_once_and_no_row_leaks(events: list[tuple]) -> None:
                         priority=priority,
                     )
                     tickets.append(engine.submit(request, lambda _: None))
+                case "score", (prefix, continuations, left):
+                    deadline = None if left is None else now + left
+                    tickets.append(engine.score(ScoreRequest(str(len(tickets)), prefix, continuations, (), deadline)))
                 case "cancel", (number,) if number < len(tickets):
                     tickets[number].cancel()
                 case "step", (count,):
@@ -74,17 +93,23 @@ def test_every_request_ends_once_and_no_row_leaks(events: list[tuple]) -> None:
             assert engine.stats().running <= 3
 
     assert sorted(endings, key=id) == sorted(tickets, key=id)
-    assert (engine.stats().running, engine.stats().waiting) == (0, 0)
+    assert (engine.stats().running, engine.stats().waiting, engine.stats().kv_tokens) == (0, 0, 0)
     for ticket in tickets:
-        expected = answer(ticket.request.prompt, ticket.request.sampling.max_tokens)
         try:
             outcome = ticket.wait(0)
         except Refused as refused:
-            assert refused.code == "deadline_exceeded"
-            assert ticket.request.deadline <= now
+            if refused.code == "cancelled":
+                assert ticket.cancelled
+            else:
+                assert refused.code == "deadline_exceeded"
+                assert ticket.request.deadline <= now
         except EngineCrashed:
             assert any(kind == "crash" for kind, *_ in events)
         else:
+            if isinstance(ticket, Scoring):
+                assert [list(map(round, row)) for row in outcome.logprobs] == expected_scores(ticket.request)
+                continue
+            expected = answer(ticket.request.prompt, ticket.request.sampling.max_tokens)
             if outcome.finish_reason == "cancelled":
                 assert ticket.cancelled
                 assert text(expected).startswith(outcome.text)

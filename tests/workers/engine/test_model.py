@@ -1,15 +1,17 @@
-"""transformers' modules compute the same over slots as they do one prompt at a time."""
+"""Tiny models of several families: the forward pass over flat tokens computes what transformers' modules compute."""
 
 from copy import deepcopy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, PretrainedConfig
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, Gemma4TextConfig, PretrainedConfig
 
 from tests.workers.conftest import greedy, run
-from workers.engine.cache import KVCache
+from workers.engine.attention import Read
+from workers.engine.cache import Place
+from workers.engine.gemma import FAMILIES, Gemma
 from workers.engine.loop import LocalEngine
-from workers.engine.model import TransformersModel
+from workers.engine.modules import Modules
 from workers.protocols import GenerateRequest, Sampling
 
 TINY = {
@@ -24,11 +26,26 @@ TINY = {
     "query_pre_attn_scalar": 8,
     "initializer_range": 0.5,  # wide enough for logits that differ
 }
+SHARING = {
+    **TINY,
+    "num_hidden_layers": 5,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+    "num_key_value_heads": 2,
+    "num_kv_shared_layers": 2,
+    "global_head_dim": 16,
+    "vocab_size_per_layer_input": 96,
+    "hidden_size_per_layer_input": 8,
+}
+SHARING.pop("query_pre_attn_scalar")
 CONFIGS = {
     "gemma 3, one kv head": Gemma3TextConfig(**TINY, num_key_value_heads=1),
     "gemma 3, two kv heads": Gemma3TextConfig(**TINY, num_key_value_heads=2),
-    "gemma 2, softcapped": Gemma2Config(**TINY, num_key_value_heads=2, attn_logit_softcapping=5.0),
+    "gemma 2, softcapped": Gemma2Config(
+        **TINY, num_key_value_heads=2, attn_logit_softcapping=5.0, final_logit_softcapping=9.0
+    ),
+    "gemma 4, shared caches": Gemma4TextConfig(**SHARING),
 }
+every_family = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 
 def build(config: PretrainedConfig) -> torch.nn.Module:
@@ -36,14 +53,26 @@ def build(config: PretrainedConfig) -> torch.nn.Module:
     return AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="eager").eval()
 
 
-def engine_over(module: torch.nn.Module) -> LocalEngine:
-    return LocalEngine(TransformersModel(module, kv_cache_mb=8), lambda token: b"%d " % token, frozenset(), 1024, 4)
+def slot_model(config: PretrainedConfig) -> Gemma | Modules:
+    module = build(config)
+    return Gemma(module, context_tokens=1024) if config.model_type in FAMILIES else Modules(module)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+def engine_over(config: PretrainedConfig) -> LocalEngine:
+    return LocalEngine(
+        slot_model(config),
+        token_bytes=lambda token: b"%d " % token,
+        stop_ids=frozenset(),
+        capacity=8 * 1024,
+        context_tokens=1024,
+        batch_limit=4,
+    )
+
+
+@every_family
 def test_greedy_answers_equal_generate(config: PretrainedConfig) -> None:
-    """Prompts shorter and longer than the sliding window, and longer than a block of the cache, joined at any step."""
-    reference, engine = build(config), engine_over(build(config))
+    """Prompts shorter and longer than the sliding window, and longer than a slot, joined at any step."""
+    reference, engine = build(config), engine_over(config)
     handles = []
     for number, length in enumerate([1, 15, 16, 17, 40, 250, 3]):
         prompt = torch.randint(96, (length,), generator=torch.Generator().manual_seed(number)).tolist()
@@ -58,19 +87,35 @@ def test_greedy_answers_equal_generate(config: PretrainedConfig) -> None:
         assert handle.wait(0).text == "".join(f"{token} " for token in expected)
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+@every_family
 def test_logits_equal_those_of_the_whole_text_at_once(config: PretrainedConfig) -> None:
-    """Row 0 is read as one prompt, row 1 as a prompt and then token by token; the window is crossed in both ways."""
-    texts = torch.randint(96, (2, 50), generator=torch.Generator().manual_seed(0)).tolist()
-    model = TransformersModel(build(config), kv_cache_mb=8)
+    """Read in one piece, in two, token by token, and as branches; the window is crossed in every way."""
+    texts = torch.randint(96, (4, 50), generator=torch.Generator().manual_seed(0)).tolist()
+    model, every = slot_model(config), range(50)
+    places = [Place(256, 0), Place(256, 1), Place(512, 0), Place(512, 1)]
     with torch.inference_mode():
         expected = build(config)(torch.tensor(texts)).logits
-        model.reserve(2, 50)
-        whole = model.logits(model.forward(0, texts[:1], [range(50)])[0])
-        parts = [model.forward(1, [texts[1][:9]], [range(9)])]
-        parts += [model.forward(1, [[token]], [[at]]) for at, token in enumerate(texts[1]) if at >= 9]
-        stepwise = model.logits(torch.cat(parts, 1)[0])
-    torch.testing.assert_close(torch.stack([whole, stepwise]), expected, rtol=1e-4, atol=1e-4)
+        model.storage.resize(256, 2)
+        model.storage.resize(512, 2)
+        first = [
+            Read(places[0], 0, texts[0], every),
+            Read(places[1], 0, texts[1][:30], range(30)),
+            Read(places[2], 0, texts[2][:9], range(9)),
+            Read(places[3], 0, texts[3][:40], range(40)),
+        ]
+        got = list(model.logits(model.forward(first)).split([50, 30, 9, 40]))
+        for at in range(9, 50):
+            step = [Read(places[2], at, texts[2][at : at + 1], (0,))]
+            if at == 20:
+                step.append(Read(places[1], 30, texts[1][30:], range(20)))
+            logits = model.logits(model.forward(step))
+            got[2] = torch.cat([got[2], logits[:1]])
+            got[1] = torch.cat([got[1], logits[1:]])
+        branches = texts[3][40:] + [5] * 7 + texts[3][40:45]
+        logits = model.logits(model.forward([Read(places[3], 40, branches, range(22), (10, 7, 5))]))
+        got[3] = torch.cat([got[3], logits[:10]])
+    torch.testing.assert_close(torch.stack(got), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits[17:], expected[3, 40:45], rtol=1e-4, atol=1e-4)
 
 
 def test_sampled_answers_do_not_depend_on_the_batch() -> None:
@@ -79,27 +124,10 @@ def test_sampled_answers_do_not_depend_on_the_batch() -> None:
         GenerateRequest(str(seed), tuple(range(1, 2 + 3 * seed)), Sampling(30, seed=seed, top_p=0.9 + seed % 2 / 10))
         for seed in range(6)
     ]
-    engine = engine_over(build(config))
+    engine = engine_over(config)
     together = [engine.submit(request, lambda _: None) for request in requests]
     run(engine)
     for request, handle in zip(requests, together, strict=True):
         alone = engine.submit(request, lambda _: None)
         run(engine)
         assert alone.wait(0).text == handle.wait(0).text
-
-
-def test_the_cache_keeps_its_rows_when_it_grows_and_stays_within_its_capacity() -> None:
-    cache = KVCache({0: (2, 4)}, torch.float32, torch.device("cpu"), capacity=4 * 256)
-    cache.reserve(2, 10)
-    positions = torch.arange(10).expand(2, -1)
-    keys = torch.randn(2, 2, 10, 4)
-    cache.begin(0, positions, 10)
-    cache.update(keys, -keys, 0)
-    cache.reserve(2, 300)
-    assert (cache.slots, cache.length) == (2, 512)
-    cache.begin(0, positions[:, 9:], 10)
-    kept_keys, kept_values = cache.update(keys[:, :, 9:], -keys[:, :, 9:], 0)
-    assert torch.equal(kept_keys, keys)
-    assert torch.equal(kept_values, -keys)
-    cache.reserve(1, 900)
-    assert (cache.slots, cache.length) == (1, 1024)
