@@ -108,11 +108,16 @@ def _head(job: Job, model: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _usage(jobs: Iterable[Job]) -> dict[str, int]:
+def _usage(jobs: Iterable[Job]) -> dict[str, Any]:
     """The prompt counts once, however many choices it got."""
     usages = [_result(job)["usage"] for job in jobs]
     prompt, completion = usages[0]["prompt_tokens"], sum(usage["completion_tokens"] for usage in usages)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": usages[0].get("prompt_tokens_details", {"cached_tokens": 0}),
+    }
 
 
 def _logprobs(tokens: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from apps.common.errors import ExceptionHandler, openai_error
 from apps.jobs.models import Job, State
 
 CODES = {status.HTTP_401_UNAUTHORIZED: "invalid_api_key", status.HTTP_429_TOO_MANY_REQUESTS: "rate_limit_exceeded"}
+PARAMS = {"context_length_exceeded": "messages", "unsupported_schema": "response_format"}
 CLIENT_CLOSED_REQUEST = 499  # gRPC's CANCELLED over HTTP; OpenAI's clients would repeat a 409 or a 5xx by themselves
 
 
@@ -29,12 +30,14 @@ class JobFailed(APIException):
         error = job.error or {"code": "cancelled", "detail": "The request was cancelled."}
         super().__init__(error["detail"], error["code"])
         self.error = error
-        self.param = "messages" if error["code"] == "context_length_exceeded" else None
+        self.param = PARAMS.get(error["code"])
         match job.state, error["code"]:
             case State.CANCELLED, _:
                 self.status_code = CLIENT_CLOSED_REQUEST
             case State.FAILED, "deadline_exceeded":
                 self.status_code = status.HTTP_504_GATEWAY_TIMEOUT
+            case State.FAILED, "remote_unavailable" | "adapters_full":
+                self.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
             case State.FAILED, _:
                 self.status_code = status.HTTP_400_BAD_REQUEST
 

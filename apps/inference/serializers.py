@@ -1,9 +1,11 @@
 """The form of requests and, for the schema, of answers. Validation is strict about types and lenient about extras."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
@@ -13,18 +15,29 @@ DEFAULT_MAX_TOKENS = 256
 MAX_MESSAGES = 2048
 MAX_TEXTS = 256
 MAX_TEXT_LENGTH = 32_000
+MAX_SCHEMA_LENGTH = 20_000
 DIMENSIONS = 384
+
+# Parameters that a job's sampling takes as they are.
+SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+)
 
 # Parameters that would change the answer and that we do not have, each with the values that ask for nothing.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "audio": (),
-    "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
     "logit_bias": ({},),
     "modalities": (["text"],),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "web_search_options": (),
@@ -110,6 +123,42 @@ class ContentField(serializers.Field[str, Any, Any, Any]):
         return "".join(part["text"] for part in data)
 
 
+@extend_schema_field({"type": "object"})
+class SchemaField(serializers.Field[str, Any, Any, Any]):
+    """A JSON schema that the worker can follow, as compact text."""
+
+    default_error_messages = {
+        "invalid": "Must be a JSON schema, which is an object.",
+        "max_length": f"Must be no longer than {MAX_SCHEMA_LENGTH} characters without spaces.",
+        "unsupported_schema": "{fault}",
+    }
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, dict):
+            self.fail("invalid")
+        text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+        if len(text) > MAX_SCHEMA_LENGTH:
+            self.fail("max_length")
+        if fault := schema_fault(text):
+            self.fail("unsupported_schema", fault=fault)
+        return text
+
+
+BYTES = LLTokenizer("byte")  # a vocabulary as good as the model's to tell whether a grammar works
+LIMITS = LLParserLimits(verbose_errors=False)
+
+
+def schema_fault(schema: str) -> str | None:
+    """What is wrong with a JSON schema, or not supported, or None."""
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"lenient": False, "coerce_one_of": False})
+    except ValueError as error:
+        return str(error)
+    matcher = LLMatcher(BYTES, grammar, log_level=0, limits=LIMITS)
+    matcher.compute_bitmask()  # some faults show only here
+    return matcher.get_error().removesuffix("\n<non-verbose/>") or None
+
+
 # --- chat ---
 
 
@@ -129,6 +178,33 @@ class StreamOptionsSerializer(OpenAISerializer):
     include_usage = BooleanField(default=False, help_text="A last chunk tells the usage.")
 
 
+class JsonSchemaSerializer(OpenAISerializer):
+    """`strict` changes nothing: the answer always follows the schema."""
+
+    name = StringField(max_length=64)
+    description = StringField(required=False, allow_blank=True)
+    schema = SchemaField()
+    strict = BooleanField(required=False)
+
+
+class ResponseFormatSerializer(OpenAISerializer):
+    """JSON is compact. It is cut off where the answer reaches its greatest length."""
+
+    type = serializers.ChoiceField(choices=["text", "json_object", "json_schema"])
+    json_schema = JsonSchemaSerializer(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """The schema of it, if any."""
+        match attrs:
+            case {"type": "json_schema", "json_schema": {"schema": schema}}:
+                return {"schema": schema}
+            case {"type": "json_schema"}:
+                raise ValidationError({"json_schema": [ErrorDetail("This field is required.", code="required")]})
+            case {"type": "json_object"}:
+                return {"schema": '{"type":"object"}'}
+        return {}
+
+
 class ChatCompletionCreateSerializer(OpenAISerializer):
     """Parameters of OpenAI's that are not listed are ignored where they cannot change the answer, else refused."""
 
@@ -142,6 +218,16 @@ class ChatCompletionCreateSerializer(OpenAISerializer):
     )
     temperature = NumberField(min_value=0, max_value=2, default=1.0, help_text="0 takes the likeliest token.")
     top_p = NumberField(min_value=0, max_value=1, default=1.0)
+    presence_penalty = NumberField(min_value=-2, max_value=2, default=0.0)
+    frequency_penalty = NumberField(min_value=-2, max_value=2, default=0.0)
+    top_k = IntegerField(min_value=0, max_value=2**31 - 1, default=0, help_text="0 keeps all tokens. Not OpenAI's.")
+    min_p = NumberField(
+        min_value=0, max_value=1, default=0.0, help_text="As a share of the likeliest token's. Not OpenAI's."
+    )
+    repetition_penalty = NumberField(
+        min_value=0.1, max_value=10, default=1.0, help_text="1 changes nothing. Not OpenAI's."
+    )
+    response_format = ResponseFormatSerializer(default=dict)
     stop = StringsField(child=StringField(max_length=256), max_length=4, default=list, help_text="Up to four.")
     seed = IntegerField(
         min_value=-(2**63), max_value=2**63 - 1, default=None, help_text="The same seed gives the same answer."
@@ -172,11 +258,9 @@ class ChatCompletionCreateSerializer(OpenAISerializer):
             raise ValidationError({"top_logprobs": ["Needs logprobs to be true."]})
         sampling = {
             "max_tokens": attrs.get("max_completion_tokens") or attrs.get("max_tokens") or DEFAULT_MAX_TOKENS,
-            "temperature": attrs["temperature"],
-            "top_p": attrs["top_p"],
-            "seed": attrs["seed"],
-            "stop": attrs["stop"],
+            **{name: attrs[name] for name in SAMPLING},
             "logprobs": attrs["top_logprobs"] if attrs["logprobs"] else None,
+            "json_schema": attrs["response_format"].get("schema"),
         }
         return {
             "model": attrs["model"],
@@ -265,8 +349,13 @@ class EmbeddingUsageSerializer(serializers.Serializer[Any]):
     total_tokens = serializers.IntegerField()
 
 
+class PromptTokensDetailsSerializer(serializers.Serializer[Any]):
+    cached_tokens = serializers.IntegerField(help_text="Of the prompt, found in the cache instead of computed.")
+
+
 class UsageSerializer(EmbeddingUsageSerializer):
     completion_tokens = serializers.IntegerField()
+    prompt_tokens_details = PromptTokensDetailsSerializer()
 
 
 class ChatCompletionSerializer(serializers.Serializer[Any]):

@@ -20,6 +20,7 @@ from tests.apps.conftest import PlayedWorker, Run
 from tests.helpers import until
 
 ASK: dict[str, Any] = {"model": env.MODEL, "messages": [{"role": "user", "content": "Is 4 even?"}]}
+QUIZ = {"type": "object", "properties": {"übung": {"type": "string"}}}
 TOKENS = ["Yes", ",\n\n", "2·2", " = 4 ", "✓ 👍", "\r\ndata: [DONE]\n\n", " so"]  # what framing might trip over
 TEXT = "".join(TOKENS)
 
@@ -98,7 +99,12 @@ def test_a_completion_has_openais_shape(http: httpx.Client, worker: PlayedWorker
                 "finish_reason": "stop",
             }
         ],
-        "usage": {"prompt_tokens": 7, "completion_tokens": 7, "total_tokens": 14},
+        "usage": {
+            "prompt_tokens": 7,
+            "completion_tokens": 7,
+            "total_tokens": 14,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        },
     }
 
 
@@ -125,9 +131,11 @@ def test_a_job_gets_what_was_asked(ai: openai.OpenAI, worker: PlayedWorker) -> N
         store=False,
         metadata={"unknown": "fields are ignored"},
         tools=[],
-        response_format={"type": "text"},
-        frequency_penalty=0,
+        response_format={"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": QUIZ}},
+        presence_penalty=-0.5,
+        frequency_penalty=1,
         logit_bias={},
+        extra_body={"top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1},
     )
     (job,) = worker.jobs
     assert (job.kind, job.queue, job.keep) == ("chat", "generate", False)
@@ -145,10 +153,16 @@ def test_a_job_gets_what_was_asked(ai: openai.OpenAI, worker: PlayedWorker) -> N
         "sampling": {
             "max_tokens": 11,
             "temperature": 0.5,
+            "top_k": 40,
             "top_p": 0.9,
+            "min_p": 0.05,
+            "repetition_penalty": 1.1,
+            "presence_penalty": -0.5,
+            "frequency_penalty": 1,
             "seed": 2**63 - 1,
             "stop": ["\n", "END"],
             "logprobs": 3,
+            "json_schema": '{"type":"object","properties":{"übung":{"type":"string"}}}',
         },
     }
 
@@ -161,8 +175,29 @@ def test_what_is_not_asked_has_openais_defaults(http: httpx.Client, worker: Play
     first, second = (job.request["sampling"] for job in worker.jobs)
     seeds = {first.pop("seed"), second.pop("seed")}
     assert len(seeds) == 2 and all(0 <= seed < 2**63 for seed in seeds)
-    assert first == {"max_tokens": 256, "temperature": 1.0, "top_p": 1.0, "stop": [], "logprobs": None}
+    assert first == {
+        "max_tokens": 256,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "stop": [],
+        "logprobs": None,
+        "json_schema": None,
+    }
     assert second["stop"] == ["END"]
+
+
+@pytest.mark.parametrize(("kind", "schema"), [("text", None), ("json_object", '{"type":"object"}')])
+def test_a_json_object_is_a_schema_of_its_own(
+    ai: openai.OpenAI, worker: PlayedWorker, kind: Any, schema: str | None
+) -> None:
+    worker.play = answer
+    ai.chat.completions.create(**ASK, response_format={"type": kind})
+    assert worker.jobs[0].request["sampling"]["json_schema"] == schema
 
 
 def test_n_choices_have_seeds_that_count_up_and_pay_for_one_prompt(ai: openai.OpenAI, worker: PlayedWorker) -> None:
@@ -178,6 +213,7 @@ def test_n_choices_have_seeds_that_count_up_and_pay_for_one_prompt(ai: openai.Op
         "prompt_tokens": 7,
         "completion_tokens": 9,
         "total_tokens": 16,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 
@@ -248,7 +284,7 @@ def test_usage_comes_last_where_it_is_asked_for(http: httpx.Client, worker: Play
     assert [chunk["usage"] for chunk in earlier] == [None] * len(earlier)
     assert (last["choices"], last["usage"]) == (
         [],
-        {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+        {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10, "prompt_tokens_details": {"cached_tokens": 0}},
     )
 
 
@@ -327,6 +363,7 @@ def test_a_silent_stream_is_kept_alive(
     ("state", "code", "status", "param", "kind"),
     [
         (State.FAILED, "context_length_exceeded", 400, "messages", "invalid_request_error"),
+        (State.FAILED, "unsupported_schema", 400, "response_format", "invalid_request_error"),
         (State.FAILED, "invalid_role", 400, None, "invalid_request_error"),
         (State.FAILED, "deadline_exceeded", 504, None, "server_error"),
         (State.ERRORED, "internal_error", 500, None, "server_error"),

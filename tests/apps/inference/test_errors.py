@@ -31,6 +31,13 @@ def refused(response: httpx.Response) -> tuple[int, str | None, str | None]:
     return response.status_code, error["param"], error["code"]
 
 
+def response_format(schema: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
+
+
+SCHEMA = "response_format.json_schema.schema"
+
+
 def test_models_are_listed_the_default_first(ai: openai.OpenAI, http: httpx.Client) -> None:
     assert http.get("/models").json() == {"object": "list", "data": [DEFAULT, EMBEDDER]}
     assert [model.id for model in ai.models.list()] == [env.MODEL, "all-MiniLM-L6-v2"]
@@ -85,6 +92,21 @@ def test_without_a_good_token_it_is_401(live: str, path: str, authorization: Any
         ({"temperature": "hot"}, "temperature"),
         ({"top_p": -0.1}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty"),
+        ({"top_k": -1}, "top_k"),
+        ({"top_k": 1.0}, "top_k"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"response_format": "json_object"}, "response_format"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}, f"{SCHEMA[:-6]}name"),
+        (response_format(None), SCHEMA),
+        (response_format("{}"), SCHEMA),
+        (response_format(True), SCHEMA),
+        (response_format({"enum": ["x" * 20_000]}), SCHEMA),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stop": 5}, "stop"),
@@ -112,17 +134,32 @@ def test_what_is_wrong_is_named(http: httpx.Client, changes: dict[str, Any], par
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
         ("functions", [{"name": "f"}]),
-        ("response_format", {"type": "json_object"}),
         ("audio", {"voice": "alloy", "format": "mp3"}),
         ("modalities", ["text", "audio"]),
         ("logit_bias", {"50256": -100}),
-        ("frequency_penalty", 0.5),
-        ("presence_penalty", -1),
         ("web_search_options", {}),
     ],
 )
 def test_what_would_change_the_answer_is_not_ignored(http: httpx.Client, name: str, value: Any) -> None:
     assert refused(http.post("/chat/completions", json={**ASK, name: value})) == (400, name, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(
+    ("schema", "fault"),
+    [
+        ({"type": "object", "properties": {"a": {"not": {"type": "string"}}}}, '["not"]'),
+        ({"type": "array", "uniqueItems": True, "x-guidance": {"lenient": True}}, '["uniqueItems"]'),
+        ({"type": "string", "pattern": "(?=a)b"}, "look-ahead"),
+        ({"type": "strin"}, "strin"),
+        ({"$ref": "#/$defs/gone"}, "/$defs/gone"),
+        ({"enum": []}, "Unsatisfiable"),
+        ({"minimum": 10**400}, "number out of range"),
+    ],
+)
+def test_what_a_schema_cannot_have_is_named(http: httpx.Client, schema: Any, fault: str) -> None:
+    response = http.post("/chat/completions", json={**ASK, **response_format(schema)})
+    assert refused(response) == (400, SCHEMA, "unsupported_schema")
+    assert fault in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
