@@ -231,7 +231,7 @@ class LocalEngine:
                 ticket.finish(ticket.finish_reason)  # an earlier attempt died between its last token and its report
                 continue
             self._running.append(ticket)
-            ticket.row = self._cache.open(ticket.longest, ticket.adapter)
+            ticket.row = self._cache.open(ticket.longest, ticket.adapter and ticket.adapter.rpartition("@")[2])
             self._counts["prompt_tokens"] += len(ticket.sequence)
             batch += ticket.priority > 0
 
