@@ -6,7 +6,7 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 FROM ${BASE}
 
 # Mount a volume on /models: what is fetched or converted there then outlives the container.
-ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models HF_HOME=/models/hub OMP_WAIT_POLICY=PASSIVE
+ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models HF_HOME=/models/hub GOMP_SPINCOUNT=5000
 WORKDIR /app
 RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models
 ARG PIP_EXTRA_INDEX_URL

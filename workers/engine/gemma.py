@@ -82,9 +82,9 @@ class Gemma:
         x = self._embedding[batch.ids].float() * self._embedding_scale
         for layer in self._layers:
             y = self._attention(layer, batch, self._norm(x, layer.before_attention), *rope[layer.rope], lora)
-            x = x + rms_norm(y.float(), layer.after_attention, self._eps)
+            x = torch.addcmul(x, y * inverse_rms(y, self._eps), layer.after_attention)
             y = self._mlp(layer, self._norm(x, layer.before_mlp), lora)
-            x = x + rms_norm(y.float(), layer.after_mlp, self._eps)
+            x = torch.addcmul(x, y * inverse_rms(y, self._eps), layer.after_mlp)
         return self._norm(x[batch.wanted], self._final_norm)
 
     def logits(self, states: Tensor) -> Tensor:
@@ -97,9 +97,8 @@ class Gemma:
         """x: [tokens, width]; cos, sin: [tokens, 1, head_dim]. Returns [tokens, width]."""
         heads, kv_heads, tokens = self._heads, self._kv_heads, len(x)
         qkv = self._linear(layer, "qkv", x, lora).view(tokens, heads + 2 * kv_heads, self._head_dim)
-        qk = qkv[:, : heads + kv_heads].float()
-        if layer.qk_norm is not None:
-            qk = rms_norm(qk, layer.qk_norm, self._eps)
+        qk = qkv[:, : heads + kv_heads]
+        qk = qk.float() if layer.qk_norm is None else qk * inverse_rms(qk, self._eps) * layer.qk_norm
         qk = rotate(qk, cos, sin).to(self.dtype)
         batch.write(layer.index, qk[:, heads:], qkv[:, heads + kv_heads :])
         output = batch.attend(layer.index, layer.window, qk[:, :heads], self._scale, self._softcap)
@@ -107,7 +106,7 @@ class Gemma:
 
     def _mlp(self, layer: Layer, x: Tensor, lora: LoraRows | None) -> Tensor:
         gate, up = self._linear(layer, "gate_up", x, lora).chunk(2, -1)
-        return self._linear(layer, "down", gelu(gate, approximate="tanh") * up, lora)
+        return self._linear(layer, "down", gelu(gate, approximate="tanh").mul_(up), lora)
 
     def _linear(self, layer: Layer, site: str, x: Tensor, lora: LoraRows | None) -> Tensor:
         y: Tensor = getattr(layer, site)(x)
@@ -116,7 +115,7 @@ class Gemma:
         return y
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return rms_norm(x, weight, self._eps).to(self.dtype)
+        return (x * inverse_rms(x, self._eps) * weight).to(self.dtype)
 
     def _take(self, index: int, layer: Any, config: Any, names: dict[nn.Module, str]) -> Layer:
         """A layer's weights, in fewer and larger pieces."""
@@ -156,10 +155,10 @@ def norm_weight(norm: Any) -> Tensor:
     return 1 + weight.float()
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Root mean square norm (arXiv:1910.07467) over the last dimension, in fewer operations than torch's on a CPU."""
-    inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-    return x * inverse * weight
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """What x is multiplied by in a root mean square norm (arXiv:1910.07467). Returns [..., 1] in float32."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 def rope_table(rotary: Any, positions: int, *kind: str) -> tuple[Tensor, Tensor]:
