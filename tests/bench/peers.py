@@ -6,7 +6,6 @@ as long as it was asked to be: none may end early.
 
 import http.client
 import json
-import os
 import subprocess
 import sys
 import time
@@ -58,9 +57,8 @@ class Pipes(NamedTuple):
 
 @contextmanager
 def process(module: str, *arguments: object) -> Iterator[Pipes]:
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin and child.stdout
     with child:
         try:

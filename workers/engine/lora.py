@@ -22,11 +22,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from workers.engine.linear import Linear, PackedLinear, fastest
+from workers.engine.threads import aside
 from workers.protocols import AdapterStats, Refused
 
 CONFIG, WEIGHTS, META = "adapter_config.json", "adapter_model.safetensors", "meta.json"
 NAME = re.compile(r"[^@]+@([0-9a-f]{16})")
 WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+
+STACKED = 4  # adapters that stay stacked although fewer are needed: building a stack takes as long as a step
 
 # What decides an adapter's answers, beside its weights.
 DECISIVE = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules")
@@ -196,7 +199,7 @@ class Adapters:
         with self._reading:
             if self._hold(digest):  # another thread was first
                 return
-            adapter = Adapter(name, self._read(self._folder / digest), holders=1, last_used=time.time())
+            adapter = Adapter(name, aside(lambda: self._read(self._folder / digest)), holders=1, last_used=time.time())
             with self._lock:
                 self._make_room(adapter)
                 self._loaded[digest] = adapter
@@ -250,8 +253,13 @@ class Adapters:
         needed = {digest for digest in digests if digest}
         if not needed:
             return None
-        if not needed <= self._stack.places.keys() or len(self._stack.places) > 2 * len(needed):
-            self._stack = Stack(self._sites, {digest: self._loaded[digest] for digest in sorted(needed)})
+        stacked = self._stack.places
+        if not needed <= stacked.keys() or len(stacked) > max(STACKED, 2 * len(needed)):
+            with self._lock:
+                others = [digest for digest in stacked if digest in self._loaded and digest not in needed]
+                chosen = [*sorted(needed), *others][: max(STACKED, len(needed))]
+                adapters = {digest: self._loaded[digest] for digest in chosen}
+            self._stack = Stack(self._sites, adapters)
         places = torch.tensor([self._stack.places[digest] if digest else -1 for digest in digests])
         return LoraRows(self._stack, places.repeat_interleave(torch.tensor(counts)), self._device)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from workers.engine.threads import aside
 from workers.models.embedder import Embedder
 from workers.tasks.claimed import JobRun, job_task
 
@@ -18,6 +19,6 @@ def embedder() -> Embedder:
 @job_task("workers.embed")
 def embed(job: JobRun) -> dict[str, Any]:
     """The result has `vectors`, each little-endian float32 in base64, and the `tokens` that were read."""
-    embeddings = embedder().embed(job.request["input"])
+    embeddings = aside(lambda: embedder().embed(job.request["input"]))
     packed = [base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode() for vector in embeddings.vectors]
     return {"vectors": packed, "tokens": sum(embeddings.token_counts)}

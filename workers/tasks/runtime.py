@@ -11,6 +11,7 @@ from celery.signals import worker_init, worker_shutting_down
 
 from lyo import env
 from workers.engine.remote import RemoteEngine
+from workers.engine.threads import aside
 from workers.models.template import turn_marks
 from workers.models.tokenizer import Tokenizer
 from workers.protocols import Engine
@@ -52,20 +53,25 @@ def local_runtime() -> Runtime:
 
     if env.TORCH_THREADS:
         torch.set_num_threads(env.TORCH_THREADS)
-    loaded = load(env.MODEL, env.MODELS_DIR, device=env.DEVICE, dtype=env.DTYPE)
-    device, dtype = str(loaded.model.device), str(loaded.model.dtype).removeprefix("torch.")
-    engine = LocalEngine.over(
-        loaded,
-        kv_cache_mb=env.KV_CACHE_MB,
-        context_tokens=env.CONTEXT_TOKENS,
-        batch_limit=env.MAX_BATCH,
-        adapters_folder=env.ADAPTERS_DIR,
-        max_adapters=env.MAX_ADAPTERS,
-        adapters_mb=env.ADAPTERS_MB,
-        max_lora_rank=env.MAX_LORA_RANK,
-    )
-    engine.start(on_broken=stop_worker)
-    return Runtime(loaded, engine, device, "int8" if loaded.int8 else dtype)
+
+    def made() -> Runtime:
+        loaded = load(env.MODEL, env.MODELS_DIR, device=env.DEVICE, dtype=env.DTYPE)
+        device, dtype = str(loaded.model.device), str(loaded.model.dtype).removeprefix("torch.")
+        engine = LocalEngine.over(
+            loaded,
+            kv_cache_mb=env.KV_CACHE_MB,
+            context_tokens=env.CONTEXT_TOKENS,
+            batch_limit=env.MAX_BATCH,
+            adapters_folder=env.ADAPTERS_DIR,
+            max_adapters=env.MAX_ADAPTERS,
+            adapters_mb=env.ADAPTERS_MB,
+            max_lora_rank=env.MAX_LORA_RANK,
+        )
+        return Runtime(loaded, engine, device, "int8" if loaded.int8 else dtype)
+
+    runtime = aside(made)
+    runtime.engine.start(on_broken=stop_worker)
+    return runtime
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,8 +208,8 @@ def test_rows_of_the_base_alone_cost_nothing(adapters: Adapters) -> None:
     assert adapters.rows([None, None], [1, 7]) is None
 
 
-def test_the_stack_is_kept_while_it_serves_and_shrinks_when_most_of_it_is_idle(make: Maker, adapters: Adapters) -> None:
-    names = [make(str(number)) for number in range(4)]
+def test_the_stack_keeps_what_may_soon_be_needed_again_and_not_more(make: Maker, adapters: Adapters) -> None:
+    names = [make(str(number)) for number in range(6)]
     for name in names:
         adapters.acquire(name)
 
@@ -219,10 +219,12 @@ def test_the_stack_is_kept_while_it_serves_and_shrinks_when_most_of_it_is_idle(m
 
     first, size = stack(0, 1, 2)
     assert size == 3
-    assert stack(1, 2) == (first, 3)
-    second, size = stack(1)
-    assert (second is first, size) == (False, 1)
-    assert [stack(1, 3)[1], stack(3)[1], stack(0, 0)[1]] == [2, 2, 1]
+    assert stack(1) == (first, 3)
+    assert stack(3)[1] == 4  # beside the first three
+    assert stack(0, 1, 2, 3, 4, 5)[1] == 6
+    assert stack(0, 2, 5)[1] == 6
+    shrunk, size = stack(0)
+    assert (shrunk is first, size) == (False, 4)
 
 
 # --- the digest ---
