@@ -49,14 +49,14 @@ def local_runtime() -> Runtime:
     import torch
 
     from workers.engine.loop import LocalEngine
-    from workers.models.load import load
+    from workers.models.load import LoadedModel, load
 
     if env.TORCH_THREADS:
         torch.set_num_threads(env.TORCH_THREADS)
 
-    def made() -> Runtime:
+    def made() -> tuple[LoadedModel, LocalEngine, str]:
         loaded = load(env.MODEL, env.MODELS_DIR, device=env.DEVICE, dtype=env.DTYPE)
-        device, dtype = str(loaded.model.device), str(loaded.model.dtype).removeprefix("torch.")
+        device = str(loaded.model.device)
         engine = LocalEngine.over(
             loaded,
             kv_cache_mb=env.KV_CACHE_MB,
@@ -67,11 +67,11 @@ def local_runtime() -> Runtime:
             adapters_mb=env.ADAPTERS_MB,
             max_lora_rank=env.MAX_LORA_RANK,
         )
-        return Runtime(loaded, engine, device, "int8" if loaded.int8 else dtype)
+        return loaded, engine, device
 
-    runtime = aside(made)
-    runtime.engine.start(on_broken=stop_worker)
-    return runtime
+    loaded, engine, device = aside(made)
+    engine.start(on_broken=stop_worker)
+    return Runtime(loaded, engine, device, "int8" if loaded.int8 else str(loaded.model.dtype).removeprefix("torch."))
 
 
 @dataclass(frozen=True, slots=True)
