@@ -160,13 +160,13 @@ def test_each_process_gets_its_own_stop_signal(log: Log) -> None:
     supervisor.start(
         Process(
             name="x",
-            argv=["sh", "-c", "trap 'echo INT; exit' INT; echo up; while :; do sleep 0.05; done"],
-            stop_signal=signal.SIGINT,
+            argv=["sh", "-c", "trap 'echo USR1; exit' USR1; echo up; while :; do sleep 0.05; done"],
+            stop_signal=signal.SIGUSR1,
         )
     )
     until(lambda: log.of("x"))
     supervisor.stop()
-    assert log.of("x") == ["up", "INT"]
+    assert log.of("x") == ["up", "USR1"]
 
 
 def alive(pid: int) -> bool:
