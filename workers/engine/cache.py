@@ -123,9 +123,10 @@ class RowCache:
 
     def clear(self) -> None:
         """Forget all rows and give their memory back."""
-        for length in self._arenas:
-            self._storage.resize(length, 0)
+        lengths = list(self._arenas)
         self._arenas.clear()
+        for length in lengths:
+            self._storage.resize(length, 0)
 
     # --- slots ---
 

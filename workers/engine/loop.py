@@ -369,7 +369,10 @@ class LocalEngine:
             error.__cause__ = cause
             ticket.fail(error)
         self._running.clear()
-        self._cache.clear()
+        try:
+            self._cache.clear()
+        except Exception:  # a broken device: the next step says so again, until the engine stops
+            logger.exception("the cache cannot be cleared")
 
     # --- what can never run ---
 
