@@ -59,6 +59,7 @@ COUNTERS = {
     }.items()
 }
 ADAPTERS = Gauge("lyo_engine_adapters", "Adapters in memory.", multiprocess_mode="livesum")
+SEEN = Gauge("lyo_engine_seen_timestamp_seconds", "When the figures above were read.", multiprocess_mode="livemin")
 
 WATCH_S = 1.0
 REPORT_S = 5  # a worker that has not reported for so long is not shown
@@ -98,7 +99,9 @@ class EngineWatch(threading.Thread):
 
     def run(self) -> None:
         while True:
+            seen = time.time()
             self.show(self._engine.stats(), time.monotonic())
+            SEEN.set(seen)
             time.sleep(WATCH_S)
 
     def show(self, stats: EngineStats, now: float) -> None:
