@@ -51,7 +51,7 @@ class Grammar:
 
 
 class Grammars:
-    """Compiles schemas for one vocabulary, on the caller's thread. The first takes a second or two, others some ms."""
+    """Compiles schemas for one vocabulary, on the caller's thread: some ms, after `prepare`."""
 
     def __init__(
         self,
@@ -69,8 +69,8 @@ class Grammars:
         self._tokenizer: LLTokenizer | None = None
         self._lock = Lock()
 
-    def compile(self, schema: str) -> Grammar:
-        """The grammar of a JSON schema, at its beginning. Raises `Refused`, which says what is wrong with it."""
+    def prepare(self) -> None:
+        """Have llguidance sort the vocabulary, once: a second or two."""
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = LLTokenizer(
@@ -78,6 +78,10 @@ class Grammars:
                     eos_token=sorted(self._stop_ids),
                     slices=LLTokenizer.json_slices(),
                 )
+
+    def compile(self, schema: str) -> Grammar:
+        """The grammar of a JSON schema, at its beginning. Raises `Refused`, which says what is wrong with it."""
+        self.prepare()
         try:
             grammar = LLMatcher.grammar_from_json_schema(
                 schema,

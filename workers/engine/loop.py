@@ -177,6 +177,8 @@ class LocalEngine:
 
         `on_broken` is called on it, after `close`, when the model fails again and again.
         """
+        if self._grammars:  # beside the first requests, so that a worker is back soon
+            Thread(target=self._grammars.prepare, name="grammars", daemon=True).start()
         self._thread = Thread(target=self._run, args=[on_broken], name="engine", daemon=True)
         self._thread.start()
 
