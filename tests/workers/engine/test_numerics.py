@@ -39,7 +39,7 @@ LESSONS = {
     ),
     "Make a plan for learning fractions in one week.": (
         "On Monday, draw halves and quarters. On Tuesday, find equal fractions. On Wednesday, add fractions of the "
-        "same denominator. On Thursday, add others. On Friday, multiply. At the weekend, solve ten mixed tasks and rest."
+        "same denominator. On Thursday, add others. On Friday, multiply. At the weekend, solve ten mixed tasks."
     ),
     "Tom reads 14 pages a day. How many days does a book of 196 pages take him?": (
         "He needs 196 / 14 days. Because 14 * 10 = 140 and 14 * 4 = 56, that is 10 + 4 = 14 days. The answer is 14."
