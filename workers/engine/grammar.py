@@ -69,8 +69,8 @@ class Grammars:
         self._tokenizer: LLTokenizer | None = None
         self._lock = Lock()
 
-    def prepare(self) -> None:
-        """Have llguidance sort the vocabulary, once: a second or two."""
+    def prepare(self) -> LLTokenizer:
+        """The vocabulary as llguidance sorts it, once: that takes a second or two."""
         with self._lock:
             if self._tokenizer is None:
                 self._tokenizer = LLTokenizer(
@@ -78,10 +78,11 @@ class Grammars:
                     eos_token=sorted(self._stop_ids),
                     slices=LLTokenizer.json_slices(),
                 )
+            return self._tokenizer
 
     def compile(self, schema: str) -> Grammar:
         """The grammar of a JSON schema, at its beginning. Raises `Refused`, which says what is wrong with it."""
-        self.prepare()
+        tokenizer = self.prepare()
         try:
             grammar = LLMatcher.grammar_from_json_schema(
                 schema,
@@ -96,7 +97,7 @@ class Grammars:
             )
         except ValueError as error:
             raise Refused("unsupported_schema", f"the JSON schema is invalid: {error}") from error
-        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=LIMITS)
+        matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
         matcher.compute_bitmask()  # finds a schema that nothing satisfies, and much of what later masks need
         return Grammar(matcher)
 
