@@ -40,13 +40,14 @@ def in_the_middle(answers: list[Answer]) -> bool:
     return all(len(answer.offsets) >= 5 for answer in answers) and not any(answer.ends for answer in answers)
 
 
-def test_a_killed_worker_loses_no_token_of_twenty_streams(
-    stack: Stack, learner: Learner, undisturbed: list[str]
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_ends_loses_no_token_of_twenty_streams(
+    stack: Stack, learner: Learner, undisturbed: list[str], end: signal.Signals
 ) -> None:
     answers = [Answer() for _ in QUESTIONS]
     pool = learner.stream_all(QUESTIONS, answers, max_tokens=TOKENS)
     until(lambda: in_the_middle(answers), 60)
-    stack.supervisor.kill("generate", signal.SIGKILL)
+    stack.supervisor.kill("generate", end)
     pool.shutdown()
     assert_whole(answers, undisturbed)
     assert max(answer.longest_gap for answer in answers) < 15

@@ -114,10 +114,13 @@ class Batch:
             self._targets.append(Target(length, slice(start, start + len(flat)), self._tensor(flat)))
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Cache a layer's keys and values of the tokens, [tokens, kv_heads, head_dim]."""
+        """Cache a layer's keys and values of the tokens, [tokens, kv_heads, head_dim].
+
+        Finite ones: rows beside meet a slot's values with weight nothing, but nothing times infinity is NaN.
+        """
         for target in self._targets:
             for cached, new in zip(self._store.layer(target.length, layer), (key, value), strict=True):
-                cached.flatten(0, 1).index_copy_(0, target.positions, new[target.tokens])
+                cached.flatten(0, 1).index_copy_(0, target.positions, new[target.tokens].nan_to_num(0, 0, 0))
 
     def attend(self, layer: int, window: Window, query: Tensor, scale: float, softcap: float | None = None) -> Tensor:
         """Attend to all that each token sees of a layer. query: [tokens, heads, head_dim]; returns the same shape."""

@@ -20,6 +20,16 @@ from workers.engine.lora import Adapters, LoraRows, Part, Site
 FAMILIES = ("gemma2", "gemma3_text")
 
 
+def implements(config: Any) -> bool:
+    """Whether `Gemma` computes what the text model of this configuration does."""
+    return (
+        config.model_type in FAMILIES
+        and config.hidden_activation == "gelu_pytorch_tanh"
+        and not config.attention_bias
+        and not getattr(config, "use_bidirectional_attention", None)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """The weights of a layer; norm weights are float32 and include the 1 that Gemma adds to them."""
@@ -70,6 +80,7 @@ class Gemma:
         self._final_norm = norm_weight(decoder.norm)
         output = module.get_output_embeddings().weight.data
         self._output = Int8Linear(output) if int8_output and packable(output) else fastest(output)
+        self.numerics = "int8" if isinstance(self._output, Int8Linear) else str(self.dtype).removeprefix("torch.")
         shape = (self._kv_heads, self._head_dim)
         self.storage = KVStore(dict.fromkeys(range(len(self._layers)), shape), self.dtype, self.device)
 

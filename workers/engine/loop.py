@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workers.engine.attention import Read
 from workers.engine.cache import RowCache
-from workers.engine.gemma import FAMILIES, Gemma
+from workers.engine.gemma import Gemma, implements
 from workers.engine.grammar import Grammars
 from workers.engine.lora import Adapters
 from workers.engine.model import SlotModel
@@ -57,7 +57,10 @@ class LocalEngine:
         batch_limit: int,
         adapters: Adapters | None = None,
         grammars: Grammars | None = None,
+        numerics: str = "float32",
     ) -> None:
+        """capacity: of the cache, in tokens. numerics: a name for people, of what the model computes in."""
+        self.numerics = numerics
         self._model = model
         self._token_bytes = token_bytes
         self._stop_ids = stop_ids
@@ -94,10 +97,12 @@ class LocalEngine:
         context_tokens = min(context_tokens, loaded.context_tokens)
         adapters = None
         model: Gemma | Modules
-        if loaded.model.config.get_text_config().model_type in FAMILIES:
+        if implements(loaded.model.config.get_text_config()):
             model = Gemma(loaded.model, context_tokens, int8_output=loaded.int8)
         else:
             model = Modules(loaded.model)
+        if loaded.int8 and model.numerics != "int8":
+            logger.warning("int8 has no kernels for this model on this device: %s is served", model.numerics)
         if adapters_folder:
             adapters = model.adapters = Adapters(
                 model.sites,
@@ -118,6 +123,7 @@ class LocalEngine:
             batch_limit=batch_limit,
             adapters=adapters,
             grammars=Grammars(loaded.tokenizer.token_bytes, loaded.tokenizer.encode, model.vocabulary, loaded.stop_ids),
+            numerics=model.numerics,
         )
 
     # --- from any thread ---
@@ -251,11 +257,14 @@ class LocalEngine:
         for ticket, piece in reading:
             if not piece.branches:
                 ticket.row.tokens.extend(piece.tokens)
-        wanting = [(ticket, len(piece.wanted)) for ticket, piece in reading if piece.wanted]
-        parts = zip(wanting, states.split([count for _, count in wanting]), strict=True) if wanting else ()
+        wanting = [ticket for ticket, piece in reading if piece.wanted]
+        counts = [len(piece.wanted) for _, piece in reading if piece.wanted]
+        finite = states.isfinite().all(-1).cpu()
         answers: dict[Generation, Tensor] = {}
-        for (ticket, _), part in parts:
-            if isinstance(ticket, Generation):
+        for ticket, part, sound in zip(wanting, states.split(counts), finite.split(counts), strict=True):
+            if not sound.all():
+                ticket.fail(not_finite(ticket))
+            elif isinstance(ticket, Generation):
                 answers[ticket] = part
             elif isinstance(ticket, Scoring):
                 self._score(ticket, part)
@@ -402,3 +411,10 @@ class LocalEngine:
                 f"the context holds {self._context_tokens} tokens; {prompt} of prompt and {more} {purpose} are "
                 f"{prompt + more}",
             )
+
+
+def not_finite(ticket: Ticket) -> Exception:
+    problem = f"request {ticket.id}: the model computes numbers that are not finite"
+    if ticket.adapter:
+        return Refused("adapter_refused", f"{problem} with adapter {ticket.adapter}: train it again")
+    return EngineCrashed(problem)

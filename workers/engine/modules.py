@@ -24,6 +24,7 @@ class Modules:
         config = module.config.get_text_config()
         self.vocabulary: int = config.vocab_size
         self.dtype, self.device = module.dtype, module.device
+        self.numerics = str(self.dtype).removeprefix("torch.")
         self.adapters: Adapters | None = None
         self.sites: dict[str, Site] = {}  # what adapters may change
         self._decoder: nn.Module = module.get_decoder()

@@ -24,14 +24,11 @@ import numpy as np
 import tokenizers
 import torch
 from gguf.quants import quant_shape_to_byte_shape
-from peft import LoraConfig, PeftConfig, get_peft_model, set_peft_model_state_dict
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
-from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from workers.engine.lora import adapter_digest
+from workers.engine.lora import adapter_digest, read_updates
 from workers.models.load import model_folder
 from workers.models.registry import REGISTRY, resolve
 from workers.models.template import SPEAKERS, turn_marks
@@ -121,9 +118,9 @@ def export(
         "format": form if form == "merged" else f"gguf {quantisation}",
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    target.parent.mkdir(parents=True, exist_ok=True)  # first of all, for it may not be ours to write to
     progress(f"{spec.name}: loading in float32")
-    weights = load_merged(folder, adapter)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    weights = load_merged(folder, base_digest, adapter)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         written = Path(temporary) / target.name
         written.mkdir()
@@ -145,34 +142,25 @@ def find_adapter(name: str, adapters_dir: Path) -> Path:
     raise Refused("adapter_not_found", f"neither {name} nor {folder} is a PEFT folder with an adapter_config.json")
 
 
-def load_merged(folder: Path, adapter: Path | None) -> PreTrainedModel:
-    """The model of `folder` in float32, with the adapter's low-rank products added to its matrices."""
+def load_merged(folder: Path, base_digest: str, adapter: Path | None) -> PreTrainedModel:
+    """The model of `folder` in float32, with the adapter's low-rank products added to its matrices.
+
+    Refuses an adapter that would not be served.
+    """
     disable_progress_bar()
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
     )
+    model.requires_grad_(False)
     if adapter:
-        model = merge(model, adapter)
-    return model.requires_grad_(False)
-
-
-def merge(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """Add an adapter's low-rank products to the matrices of `model`. Refuses one that has a weight without a place."""
-    config = PeftConfig.from_pretrained(str(adapter))
-    if not isinstance(config, LoraConfig):
-        raise Refused("adapter_mismatch", f"{adapter} is a {config.peft_type} adapter; only LoRA is merged")
-    weights = load_file(adapter / SAFETENSORS_WEIGHTS_NAME)
-    if outside := [key for key in weights if ".layers." not in key]:  # a tied matrix cannot change at one of its ends
-        raise Refused("adapter_mismatch", f"{adapter} adapts {outside[0]}; only adapters of the layers are merged")
-    try:
-        adapted: Any = get_peft_model(model, config)
-        placed: Any = set_peft_model_state_dict(adapted, weights)
-    except (ValueError, RuntimeError) as error:
-        first = " ".join(str(error).split("\n\t")[:2])
-        raise Refused("adapter_mismatch", f"{adapter} is of another model: {first}") from error
-    if astray := placed.unexpected_keys + [key for key in placed.missing_keys if "lora_" in key]:
-        raise Refused("adapter_mismatch", f"{adapter} is of another model: {astray[0]} is in one of them only")
-    return adapted.merge_and_unload(safe_merge=True)
+        inside = {id(part) for part in model.get_decoder().modules()}
+        maps = {
+            name: part for name, part in model.named_modules() if isinstance(part, nn.Linear) and id(part) in inside
+        }
+        shapes = {name: (part.in_features, part.out_features) for name, part in maps.items()}
+        for name, update in read_updates(adapter, shapes, base_digest).items():
+            maps[name].weight += update.up @ update.down
+    return model
 
 
 def write_folder(model: PreTrainedModel, base: Path, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Loads a model's weights and tokenizer. Only safetensors are read, and no code that comes with a model is run."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,6 +15,7 @@ from workers.models.packaged import packaged_folder, weights_sha256
 from workers.models.registry import ModelSpec, resolve
 from workers.models.template import turn_marks
 from workers.models.tokenizer import Tokenizer
+from workers.protocols import Refused
 
 HUB_FILES = ["*.safetensors", "*.json"]
 
@@ -22,7 +24,7 @@ HUB_FILES = ["*.safetensors", "*.json"]
 class LoadedModel:
     """A model in memory. `digest` is the sha256 of its weights; `stop_ids` are the tokens that end an answer.
 
-    int8: whether the engine is to round the output matrix to 8 bits.
+    int8: whether the engine is to round the output matrix to 8 bits, where it can.
     """
 
     name: str
@@ -55,6 +57,8 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
         trust_remote_code=False,
         local_files_only=True,
     )
+    if getattr(model.config.get_text_config(), "use_bidirectional_attention", None) in (True, "all"):
+        raise Refused("unsupported_model", f"{spec.name} reads text in both directions: it cannot answer")
     nn.Module.to(model, place).requires_grad_(False).train(False)
     tokenizer = Tokenizer.from_folder(folder)
     return LoadedModel(
@@ -89,7 +93,9 @@ def cached_digest(folder: Path, models_dir: Path) -> str:
     if not memory.is_file():
         digest = weights_sha256(folder)
         memory.parent.mkdir(parents=True, exist_ok=True)
-        memory.write_text(digest)
+        fresh = memory.with_name(f"{memory.name}.{os.getpid()}")
+        fresh.write_text(digest)
+        fresh.replace(memory)
     return memory.read_text()
 
 

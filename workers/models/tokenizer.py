@@ -24,6 +24,9 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self._control = {token.content: number for number, token in added.items() if token.special}
         self._control_ids = frozenset(self._control.values())
+        if missing := {"<bos>", "<eos>"} - self._control.keys():
+            names = " and ".join(sorted(missing))
+            raise Refused("unsupported_tokenizer", f"the model's tokenizer has no {names}, which Gemma's has")
         self.bos = self.control("<bos>")
         probe = self.encode(PROBE)
         if b"".join(map(self.token_bytes, probe)).decode() != PROBE:

@@ -71,7 +71,7 @@ def local_runtime() -> Runtime:
 
     loaded, engine, device = aside(made)
     engine.start(on_broken=stop_worker)
-    return Runtime(loaded, engine, device, "int8" if loaded.int8 else str(loaded.model.dtype).removeprefix("torch."))
+    return Runtime(loaded, engine, device, engine.numerics)
 
 
 @dataclass(frozen=True, slots=True)

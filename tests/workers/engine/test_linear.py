@@ -23,7 +23,7 @@ def test_packed_weights_give_the_plain_product(count: int) -> None:
 
 @needs_kernels
 @pytest.mark.parametrize("count", [1, 4, 33, 300])
-def test_8_bits_are_off_by_less_than_a_hundredth_of_the_spread(count: int) -> None:
+def test_8_bits_are_off_by_little_over_a_hundredth_of_the_spread(count: int) -> None:
     exact = rows(count).float() @ WEIGHT.float().T
     error = Int8Linear(WEIGHT)(rows(count)) - exact
     assert error.std() < 0.013 * exact.std()

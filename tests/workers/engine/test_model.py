@@ -1,18 +1,23 @@
 """Tiny models of several families: the forward pass over flat tokens computes what transformers' modules compute."""
 
+from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, Gemma4TextConfig, PretrainedConfig
 
 from tests.workers.conftest import greedy, run
 from workers.engine.attention import Read
 from workers.engine.cache import Place
-from workers.engine.gemma import FAMILIES, Gemma
+from workers.engine.gemma import Gemma, implements
 from workers.engine.loop import LocalEngine
+from workers.engine.lora import Adapters, adapter_digest
 from workers.engine.modules import Modules
-from workers.protocols import GenerateRequest, Sampling
+from workers.engine.request import Generation
+from workers.protocols import GenerateRequest, Refused, Sampling
 
 TINY = {
     "vocab_size": 96,
@@ -40,6 +45,16 @@ SHARING.pop("query_pre_attn_scalar")
 CONFIGS = {
     "gemma 3, one kv head": Gemma3TextConfig(**TINY, num_key_value_heads=1),
     "gemma 3, two kv heads": Gemma3TextConfig(**TINY, num_key_value_heads=2),
+    "gemma 3, long context": Gemma3TextConfig(
+        **TINY,
+        num_key_value_heads=2,
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    ),
+    "gemma 3, biased": Gemma3TextConfig(**TINY, num_key_value_heads=1, attention_bias=True),
+    "gemma 2, another activation": Gemma2Config(**TINY, num_key_value_heads=2, hidden_activation="silu"),
     "gemma 2, softcapped": Gemma2Config(
         **TINY, num_key_value_heads=2, attn_logit_softcapping=5.0, final_logit_softcapping=9.0
     ),
@@ -55,7 +70,7 @@ def build(config: PretrainedConfig) -> torch.nn.Module:
 
 def slot_model(config: PretrainedConfig) -> Gemma | Modules:
     module = build(config)
-    return Gemma(module, context_tokens=1024) if config.model_type in FAMILIES else Modules(module)
+    return Gemma(module, context_tokens=1024) if implements(config) else Modules(module)
 
 
 def engine_over(config: PretrainedConfig) -> LocalEngine:
@@ -131,3 +146,46 @@ def test_sampled_answers_do_not_depend_on_the_batch() -> None:
         alone = engine.submit(request, lambda _: None)
         run(engine)
         assert alone.wait(0).text == handle.wait(0).text
+
+
+def test_an_adapter_that_overflows_fails_its_own_request_and_leaves_nothing_in_its_slot(tmp_path: Path) -> None:
+    config = CONFIGS["gemma 3, one kv head"]
+    broken = get_peft_model(build(config), LoraConfig(r=2, target_modules=["q_proj", "k_proj", "v_proj"]))
+    for name, weight in broken.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.constant_(weight, 1e30)
+    broken.save_pretrained(tmp_path / "new")
+    digest = adapter_digest(tmp_path / "new")
+    (tmp_path / "new").rename(tmp_path / digest)
+
+    engine = engine_over(config)
+    engine._adapters = engine._model.adapters = Adapters(
+        engine._model.sites,
+        torch.float32,
+        torch.device("cpu"),
+        folder=tmp_path,
+        model_digest="",
+        max_count=1,
+        max_mb=1,
+        max_rank=8,
+    )
+
+    def ask(prompt: Sequence[int], adapter: str | None = None) -> Generation:
+        sampling = Sampling(12, temperature=0)
+        return engine.submit(GenerateRequest(str(prompt), tuple(prompt), sampling, adapter=adapter), lambda _: None)
+
+    prompts = [range(1, 30), range(2, 9)]  # of unequal length: the longer one's positions are the other's masked ones
+    before = [ask(prompt) for prompt in prompts]
+    run(engine)
+    expected = [handle.wait(0).text for handle in before]
+    engine._cache.clear()
+    beside = [ask(range(40, 90), f"broken@{digest}"), ask(range(50, 90), f"broken@{digest}"), ask(prompts[0])]
+    run(engine)
+    for handle in beside[:2]:
+        with pytest.raises(Refused, match=f"numbers that are not finite with adapter broken@{digest}"):
+            handle.wait(0)
+    after = [ask(prompt) for prompt in prompts]
+    run(engine)
+    assert [handle.wait(0).text for handle in after] == expected
+    assert beside[2].wait(0).text == expected[0]
+    assert engine.stats().crashes == 0

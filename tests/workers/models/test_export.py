@@ -277,18 +277,27 @@ def test_what_cannot_be_a_gguf_is_refused_by_name(tiny: Path, tmp_path: Path) ->
 
 
 def test_an_adapter_of_another_model_is_refused(adapted: Adapted, tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(Refused, match=r"is of another model: .* size mismatch"):
+    with pytest.raises(Refused, match=r"has weights for model\.layers\.10.*where this model takes none"):
         export(tmp_path / "out", model=str(tiny), models_dir=tmp_path, adapter=adapted.folder)
     layer = "base_model.model.model.layers.{}.self_attn.q_proj.lora_A.weight"
     weights = load_file(adapted.folder / "adapter_model.safetensors")
     for extra, message in {
-        layer.format(18): r"layers\.18.* is in one of them only",
-        "lm_head": "adapts lm_head",
+        layer.format(18): r"has weights for model\.layers\.18\.self_attn\.q_proj, where this model takes none",
+        "lm_head": "has weights for lm_head, where this model takes none",
     }.items():
         folder = shutil.copytree(adapted.folder, tmp_path / extra)
         save_file(weights | {extra: weights[layer.format(0)].clone()}, folder / "adapter_model.safetensors")
         with pytest.raises(Refused, match=message):
             export(tmp_path / "out", model="gemma-3-270m", models_dir=MODELS_DIR, adapter=folder)
+    save_file(weights, folder / "adapter_model.safetensors")
+    (folder / "meta.json").write_text(json.dumps({"base_digest": "f" * 64}))
+    with pytest.raises(Refused, match=r"has the base_digest ffff.*: train on this model"):
+        export(tmp_path / "out", model="gemma-3-270m", models_dir=MODELS_DIR, adapter=folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "meta.json").unlink()
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"init_lora_weights": "pissa"}))
+    with pytest.raises(Refused, match='has init_lora_weights = "pissa", which is not served'):
+        export(tmp_path / "out", model="gemma-3-270m", models_dir=MODELS_DIR, adapter=folder)
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(Refused, match=r"adapter_model\.safetensors does not exist"):
         export(tmp_path / "out", model="gemma-3-270m", models_dir=MODELS_DIR, adapter=folder)
