@@ -8,10 +8,11 @@ tests write (see `lyo.embedded`).
 import json
 from pathlib import Path
 
-from environs import Env, validate
+from environs import Env, EnvError, validate
 
 env = Env()
 BASE_DIR = Path(__file__).resolve().parent.parent
+FROM_0, FROM_1, A_PORT = validate.Range(min=0), validate.Range(min=1), validate.Range(min=0, max=65535)
 
 HOME = (BASE_DIR / env.str("LYO_HOME", ".lyo")).resolve()  # all state of a local stack; delete it to start anew
 LOCAL_FILE = HOME / "local.json"  # mode 0600: addresses, passwords and the secret key of a local stack
@@ -26,26 +27,30 @@ def local(key: str) -> str:
 DATABASE_URL = env.str("LYO_DATABASE_URL", "") or local("database_url")  # postgres://user:password@host:5432/name
 BROKER_URL = env.str("LYO_BROKER_URL", "") or local("broker_url")  # redis://…: needs noeviction and an append-only file
 CACHE_URL = env.str("LYO_CACHE_URL", "") or local("cache_url")  # redis://…: may evict; a server of its own
-DATABASE_POOL = env.int("LYO_DATABASE_POOL", 24)  # Postgres connections of one process; open streams hold none
+DATABASE_POOL = env.int(
+    "LYO_DATABASE_POOL", 24, validate=FROM_1
+)  # Postgres connections of one process; open streams hold none
 STATIC_ROOT = env.str("LYO_STATIC_ROOT", str(HOME / "static"))  # where collectstatic puts the admin's and docs' files
 
 # --- web ---
 HOST = env.str("LYO_HOST", "127.0.0.1")  # address that `make run` binds
-PORT = env.int("LYO_PORT", 8000)  # web; Flower takes LYO_FLOWER_PORT
-FLOWER_PORT = env.int("LYO_FLOWER_PORT", 5555)  # always on loopback: its /metrics knows no password
+PORT = env.int("LYO_PORT", 8000, validate=A_PORT)  # web; Flower takes LYO_FLOWER_PORT
+FLOWER_PORT = env.int("LYO_FLOWER_PORT", 5555, validate=A_PORT)  # always on loopback: its /metrics knows no password
 SECRET_KEY = env.str("LYO_SECRET_KEY", "") or local("secret_key")  # signs sessions; production must set it
 DEBUG = env.bool("LYO_DEBUG", False)  # tracebacks in the browser; never in production
 ALLOWED_HOSTS = env.list("LYO_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])  # Host headers that are answered
 HTTPS = env.bool("LYO_HTTPS", False)  # behind TLS: secure cookies, HSTS, redirect, X-Forwarded-Proto is trusted
 TRUSTED_PROXIES = env.int(
-    "LYO_TRUSTED_PROXIES", 0
+    "LYO_TRUSTED_PROXIES", 0, validate=FROM_0
 )  # how many proxies append to X-Forwarded-For; throttles see past them
 TOKEN_DAYS = env.int("LYO_TOKEN_DAYS", 30)  # life of a bearer token
 MAX_BODY_MB = env.int("LYO_MAX_BODY_MB", 2)  # a larger request body is refused with 413
 
 # --- logs ---
-LOG_FORMAT = env.str("LYO_LOG_FORMAT", "json")  # json for machines, console for eyes
-LOG_LEVEL = env.str("LYO_LOG_LEVEL", "INFO")
+LOG_FORMAT = env.str(
+    "LYO_LOG_FORMAT", "json", validate=validate.OneOf(["json", "console"])
+)  # json for machines, console for eyes
+LOG_LEVEL = env.str("LYO_LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "INFO", "WARNING", "ERROR"]))
 
 # --- limits: past them the answer is 429 with Retry-After ---
 REGISTRATIONS_PER_MINUTE = env.int("LYO_REGISTRATIONS_PER_MINUTE", 60)  # per address
@@ -58,7 +63,7 @@ QUEUE_LIMIT = env.int("LYO_QUEUE_LIMIT", 256)  # jobs that may wait in one queue
 # --- jobs ---
 LEASE_S = env.float("LYO_LEASE_S", 5.0)  # a worker silent for so long has lost its jobs
 HEARTBEAT_S = env.float("LYO_HEARTBEAT_S", 1.5)  # well below the lease, so that one late beat costs nothing
-JOB_ATTEMPTS = env.int("LYO_JOB_ATTEMPTS", 5)  # a job whose worker dies so often is given up as a bug
+JOB_ATTEMPTS = env.int("LYO_JOB_ATTEMPTS", 5, validate=FROM_1)  # a job whose worker dies so often is given up as a bug
 JOB_DEADLINE_S = env.int("LYO_JOB_DEADLINE_S", 600)  # from acceptance to end, for interactive work
 JOB_RETENTION_DAYS = env.int("LYO_JOB_RETENTION_DAYS", 30)  # ended jobs are deleted after this
 STREAM_TTL_S = env.int("LYO_STREAM_TTL_S", 900)  # a token stream can be replayed so long; later the stored text serves
@@ -69,15 +74,17 @@ KEEP_ALIVE_S = env.float("LYO_KEEP_ALIVE_S", 10.0)  # a comment on a silent stre
 MODEL = env.str("LYO_MODEL", "gemma-3-270m")  # a name in workers/models/registry.py, a folder, or a hub id
 MODELS_DIR = Path(env.str("LYO_MODELS_DIR", str(BASE_DIR / ".lyo" / "models")))  # converted weights; shared by stacks
 ENGINE = env.str("LYO_ENGINE", "local", validate=validate.OneOf(["local", "remote"]))  # where it runs: here, or there
-DEVICE = env.str("LYO_DEVICE", "auto")  # auto, cpu, cuda, mps
+DEVICE = env.str("LYO_DEVICE", "auto", validate=validate.OneOf(["auto", "cpu", "cuda", "mps"]))
 DTYPE = env.str(
     "LYO_DTYPE", "auto", validate=validate.OneOf(["auto", "bfloat16", "float32", "int8"])
 )  # auto: bfloat16 where the processor has it; float32 is exact, bfloat16 is fast, int8 is faster for few at a time
-CONTEXT_TOKENS = env.int("LYO_CONTEXT_TOKENS", 4096)  # prompt and answer together
+CONTEXT_TOKENS = env.int("LYO_CONTEXT_TOKENS", 4096, validate=validate.Range(min=2))  # prompt and answer together
 KV_CACHE_MB = env.int("LYO_KV_CACHE_MB", 2048)  # bounds the tokens in flight; a request that can never fit is refused
-MAX_BATCH = env.int("LYO_MAX_BATCH", 32)  # requests that are generated side by side, here or by the remote server
+MAX_BATCH = env.int(
+    "LYO_MAX_BATCH", 32, validate=FROM_1
+)  # requests that are generated side by side, here or by the remote server
 GENERATE_THREADS = env.int(
-    "LYO_GENERATE_THREADS", 64
+    "LYO_GENERATE_THREADS", 64, validate=FROM_1
 )  # jobs a worker holds; those past MAX_BATCH wait beside the engine
 ADAPTERS_DIR = Path(env.str("LYO_ADAPTERS_DIR", str(BASE_DIR / ".lyo" / "adapters")))  # PEFT folders, named by digest
 MAX_ADAPTERS = env.int("LYO_MAX_ADAPTERS", 8)  # in memory at a time; the least recently used makes room
@@ -87,14 +94,22 @@ TORCH_THREADS = env.int("LYO_TORCH_THREADS", 0)  # 0: one per core
 
 # --- the model on another server (LYO_ENGINE=remote): vLLM, llama.cpp, or any with OpenAI's /v1/completions ---
 REMOTE_URL = env.str("LYO_REMOTE_URL", "")  # its API's root, such as http://vllm:8000/v1; LYO_MODEL is what it serves
-REMOTE_API_KEY = env.str("LYO_REMOTE_API_KEY", "")  # sent as the bearer token
+REMOTE_API_KEY = env.str("LYO_REMOTE_API_KEY", "").strip()  # sent as the bearer token
 REMOTE_MODEL = env.str("LYO_REMOTE_MODEL", "")  # the server's name for it; "": the first that it lists
 REMOTE_ADAPTERS_DIR = Path(env.str("LYO_REMOTE_ADAPTERS_DIR", str(ADAPTERS_DIR)))  # where the server has that folder
 REMOTE_FIRST_TOKEN_S = env.float("LYO_REMOTE_FIRST_TOKEN_S", 120.0)  # its queue included; then it is asked anew
 REMOTE_NEXT_TOKEN_S = env.float("LYO_REMOTE_NEXT_TOKEN_S", 30.0)  # silence within an answer that ends the attempt
 
 # --- metrics ---
-METRICS_PORT = env.int("LYO_METRICS_PORT", 0)  # a worker's own /metrics; 0 where the web process can read its files
+METRICS_PORT = env.int(
+    "LYO_METRICS_PORT", 0, validate=A_PORT
+)  # a worker's own /metrics; 0 where the web process can read its files
 METRICS_DIR = env.str(
     "PROMETHEUS_MULTIPROC_DIR", ""
 )  # shared by the processes of one machine; prometheus_client reads it
+
+# --- what does not go together ---
+if ENGINE == "remote" and not REMOTE_URL.startswith(("http://", "https://")):
+    raise EnvError("LYO_ENGINE=remote needs LYO_REMOTE_URL, such as http://vllm:8000/v1")
+if HEARTBEAT_S > LEASE_S / 2:
+    raise EnvError("LYO_HEARTBEAT_S must be at most half of LYO_LEASE_S, for one late beat must cost nothing")

@@ -28,11 +28,12 @@ PYTHON = (sys.executable, "-m")
 CELERY = (*PYTHON, "celery", "-A", "lyo")
 WORKER = (*CELERY, "worker", "--pool=threads", "--loglevel=INFO", "--without-mingle", "--without-gossip")
 MANAGE = (sys.executable, "manage.py")
+TOKENIZER_ONLY = ("--tokenizer-only",) if env.ENGINE == "remote" else ()
 # What is done once before web and workers start; each may be repeated, and is quick when there is nothing to do.
 STEPS: tuple[tuple[str, ...], ...] = (
     (*MANAGE, "migrate"),
     (*MANAGE, "collectstatic", "--noinput", "--verbosity=0"),
-    (*PYTHON, "workers.models.prepare", "--model", env.MODEL, "--dir", str(env.MODELS_DIR)),
+    (*PYTHON, "workers.models.prepare", "--model", env.MODEL, "--dir", str(env.MODELS_DIR), *TOKENIZER_ONLY),
     (*MANAGE, "seed_demo"),
 )
 

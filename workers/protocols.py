@@ -147,6 +147,7 @@ class EngineStats:
     kv_capacity_tokens: int = 0
     crashes: int = 0
     adapters: tuple[AdapterStats, ...] = ()
+    trouble: str = ""  # why it cannot answer now, if it knows
 
 
 R = TypeVar("R", covariant=True)

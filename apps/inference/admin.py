@@ -46,11 +46,11 @@ def _engine_row(engine: dict[str, Any]) -> dict[str, Any]:
     stats = engine["stats"]
     cells = [
         f"{engine['worker']}, process {engine['pid']}",
-        f"{engine['model']} {engine['digest'][:SHORT_DIGEST]}",
+        f"{engine['model']} {_short(engine['digest'])}",
         f"{engine['device']}, {engine['dtype']}",
         duration(timedelta(seconds=engine["at"] - engine["started_at"])),
         f"{stats['running']} of {stats['batch_limit']}",
-        stats["waiting"],
+        f"{stats['waiting']}: {stats['trouble']}" if stats["trouble"] else stats["waiting"],
         f"{engine['tokens_per_second']:.1f}",
         f"{_share(stats['kv_tokens'], stats['kv_capacity_tokens'])} used, "
         f"{_share(stats['kv_retained_tokens'], stats['kv_capacity_tokens'])} kept",
@@ -69,6 +69,11 @@ def _engine_row(engine: dict[str, Any]) -> dict[str, Any]:
     ]
     headers = ["Adapter", "Rank", "MB", "Pinned", "Running", "Last used"]
     return {"cols": cells, **({"table": {"headers": headers, "rows": adapters}} if adapters else {})}
+
+
+def _short(digest: str) -> str:
+    """A sha256 to be told apart by; the name that a remote server has instead is kept whole."""
+    return digest if ":" in digest else digest[:SHORT_DIGEST]
 
 
 def _share(part: int, whole: int) -> str:

@@ -5,6 +5,7 @@ import base64
 import struct
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
+from hashlib import sha256
 from typing import Any
 
 from apps.inference.errors import JobFailed
@@ -51,7 +52,7 @@ async def chat_chunks(jobs: list[Job], model: str, include_usage: bool) -> Async
             "logprobs": _logprobs(logprobs) if logprobs else None,
             "finish_reason": finish_reason,
         }
-        return streams.sse({**head, "choices": [choice]})
+        return streams.sse({**head, "system_fingerprint": _fingerprint(ended[index]), "choices": [choice]})
 
     async with aclosing(_merged(jobs)) as events:
         async for index, event in events:
@@ -75,7 +76,7 @@ async def chat_chunks(jobs: list[Job], model: str, include_usage: bool) -> Async
                 case Ended(job):
                     raise JobFailed(job)
     if include_usage:
-        yield streams.sse({**head, "choices": [], "usage": _usage(ended)})
+        yield streams.sse({**head, "system_fingerprint": _fingerprint(ended[0]), "choices": [], "usage": _usage(ended)})
     yield streams.sse("[DONE]")
 
 
@@ -97,15 +98,22 @@ async def _merged(jobs: list[Job]) -> AsyncGenerator[tuple[int, Entry | KeepAliv
 
 
 def _head(job: Job, model: str, kind: str) -> dict[str, Any]:
-    """What all parts of an answer have in common. The fingerprint is null until a worker has told the digest."""
-    digest = _result(job).get("model_digest")
+    """What all parts of an answer have in common."""
     return {
         "id": f"chatcmpl-{job.id.hex}",
         "object": kind,
         "created": int(job.created_at.timestamp()),
         "model": model,
-        "system_fingerprint": f"fp_{digest[:12]}" if digest else None,
+        "system_fingerprint": _fingerprint(job),
     }
+
+
+def _fingerprint(job: Job) -> str | None:
+    """Of the weights and the adapter that answered; None until the job has ended."""
+    result = _result(job)
+    if "model_digest" not in result:
+        return None
+    return "fp_" + sha256(f"{result['model_digest']} {result['adapter'] or ''}".encode()).hexdigest()[:12]
 
 
 def _usage(jobs: Iterable[Job]) -> dict[str, Any]:

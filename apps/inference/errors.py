@@ -7,7 +7,7 @@ from rest_framework.exceptions import APIException, NotFound
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
 
-from apps.common.errors import ExceptionHandler, openai_error
+from apps.common.errors import RETRY_AFTER_S, ExceptionHandler, openai_error
 from apps.jobs.models import Job, State
 
 CODES = {status.HTTP_401_UNAUTHORIZED: "invalid_api_key", status.HTTP_429_TOO_MANY_REQUESTS: "rate_limit_exceeded"}
@@ -37,7 +37,7 @@ class JobFailed(APIException):
             case State.FAILED, "deadline_exceeded":
                 self.status_code = status.HTTP_504_GATEWAY_TIMEOUT
             case State.FAILED, "remote_unavailable" | "adapters_full":
-                self.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+                self.status_code, self.wait = status.HTTP_503_SERVICE_UNAVAILABLE, RETRY_AFTER_S
             case State.FAILED, _:
                 self.status_code = status.HTTP_400_BAD_REQUEST
 

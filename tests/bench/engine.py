@@ -42,7 +42,8 @@ from workers.engine.gemma import Gemma
 from workers.engine.loop import LocalEngine
 from workers.engine.lora import adapter_digest
 from workers.engine.model import SlotModel
-from workers.models.load import load, model_folder
+from workers.models.folder import model_folder
+from workers.models.load import load
 from workers.models.registry import resolve
 from workers.models.template import render
 from workers.models.tokenizer import Tokenizer

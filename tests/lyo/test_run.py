@@ -38,6 +38,19 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path, setting: str) -> None:
     assert not (tmp_path / "run.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"LYO_ENGINE": "remote"}, "LYO_ENGINE=remote needs LYO_REMOTE_URL, such as http://vllm:8000/v1"),
+        ({"LYO_HEARTBEAT_S": "9"}, "LYO_HEARTBEAT_S must be at most half of LYO_LEASE_S"),
+        ({"LYO_MAX_BATCH": "0"}, 'Environment variable "LYO_MAX_BATCH" invalid'),
+    ],
+)
+def test_settings_that_cannot_work_are_one_clear_line(tmp_path: Path, settings: dict[str, str], line: str) -> None:
+    run = lyo(tmp_path, **settings)
+    assert (run.returncode, run.stderr.count("\n"), line in run.stderr) == (1, 1, True)
+
+
 def test_a_second_lyo_in_the_same_home_is_one_clear_line(tmp_path: Path) -> None:
     with embedded.hold(tmp_path):
         run = lyo(tmp_path)

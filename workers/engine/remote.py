@@ -75,7 +75,7 @@ class Breaker:
         self._failures += 1
         self._closed.clear()
         if self._failures == FAILURES_TO_OPEN:
-            logger.error("the model server failed %d times in a row, requests wait: %s", FAILURES_TO_OPEN, cause)
+            logger.error("%s: %d failures in a row, requests wait", cause, FAILURES_TO_OPEN)
 
     def succeeded(self) -> None:
         if self.open:
@@ -103,6 +103,7 @@ class RemoteGeneration:
         self.text.resume(request.delivered)
         self.running = False  # not waiting for its turn
         self.begun = False  # has a part of the server's answer
+        self.trouble: Unavailable | None = None  # what it waits to pass
         self.cancelled = False
         self.cached_tokens = 0
         self.future: Future[Outcome] = Future()
@@ -225,6 +226,16 @@ class RemoteEngine:
         """The server's name for its model; empty while it has not been found out."""
         return self._server.model
 
+    @property
+    def url(self) -> str:
+        """For people: it has no password."""
+        return self._server.url
+
+    @property
+    def context_tokens(self) -> int:
+        """The server's limit once it is known, and never more than was configured."""
+        return self._server.context_tokens
+
     def stats(self) -> EngineStats:
         generations = tuple(self._generations)
         running = sum(generation.running for generation in generations)
@@ -236,6 +247,7 @@ class RemoteEngine:
             prompt_tokens=self._counts["prompt_tokens"],
             cached_tokens=self._counts["cached_tokens"],
             crashes=self._counts["crashes"],
+            trouble=str(self._breaker.cause or ""),
         )
 
     def start(self) -> None:
@@ -296,8 +308,10 @@ class RemoteEngine:
                 generation.running = True
                 return await self._insist(generation)
         except TimeoutError:
-            if self._breaker.cause and not generation.begun:
-                raise Refused("remote_unavailable", f"{self._breaker.cause}; so it was until the deadline") from None
+            trouble = generation.trouble or self._breaker.cause
+            if trouble and not generation.begun:
+                logger.warning("request %s: %s until the deadline", generation.request.id, trouble)
+                raise Refused("remote_unavailable", "the model server was unavailable until the deadline") from None
             made = len(generation.answer)
             raise Refused("deadline_exceeded", f"the deadline passed after {made} tokens of the answer") from None
 
@@ -306,13 +320,16 @@ class RemoteEngine:
         for tries in count():
             await self._breaker.passage()
             try:
-                return await self._attempt(generation)
+                reason = await self._attempt(generation)
+                self._breaker.succeeded()
+                return reason
             except Refused:
                 self._breaker.succeeded()
                 raise
             except Unavailable as error:
                 if generation.begun:
                     raise
+                generation.trouble = error
                 if not error.busy:
                     self._breaker.failed(error)
                     self._server.facts = None  # another server may come back
@@ -335,12 +352,12 @@ class RemoteEngine:
                     reason = self._read(generation, chunk, reason)
         except TimeoutError:
             if reason is None:
-                raise Unavailable(f"{self._server.url} was silent for too long") from None
+                raise Unavailable("was silent for too long") from None
         except Unavailable:
             if reason is None:
                 raise
         if reason is None:
-            raise Unavailable(f"{self._server.url} broke its answer off")
+            raise Unavailable("broke its answer off")
         return reason
 
     def _read(self, generation: RemoteGeneration, chunk: Chunk, reason: FinishReason | None) -> FinishReason | None:
@@ -364,4 +381,4 @@ class RemoteEngine:
         try:
             return FINISH_REASONS[chunk.finish_reason]
         except KeyError:
-            raise Unavailable(f"{self._server.url} ended an answer with {chunk.finish_reason!r}") from None
+            raise Unavailable(f"ended an answer with {chunk.finish_reason!r}") from None

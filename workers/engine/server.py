@@ -22,12 +22,15 @@ import httpx
 
 from workers.models.template import TURN_MARKS
 from workers.models.tokenizer import PROBE, Tokenizer
-from workers.protocols import EngineCrashed, GenerateRequest, Refused, TokenLogprob
+from workers.protocols import GenerateRequest, Refused, TokenLogprob
 
 logger = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
-PASSING = {429, 502, 503, 504}  # answers that may be others soon
+REFUSALS = {400, 413, 422}  # of one request, told within a stream
+BUSY = 429
+MENDABLE = {401, 403, 404, 408, BUSY}  # as are all from 500 on: by time, or by those who run the server
+TOP_P_OF_THE_LIKELIEST = 1e-6  # servers refuse the 0 that means this
 ADAPTER = re.compile(r".+@(?P<digest>\w+)")
 MARKUP = re.compile(r"<[^<>\s]+>")
 
@@ -38,7 +41,7 @@ class Unavailable(Exception):
     """The server gives no answer, or not all of it, and may do better later."""
 
     def __init__(self, message: str, *, busy: bool = False, retry_after: float = 0.0) -> None:
-        super().__init__(message)
+        super().__init__(f"the model server {message}")
         self.busy = busy  # alive, with too much to do
         self.retry_after = retry_after  # seconds
 
@@ -75,8 +78,8 @@ class Facts:
 class ModelServer:
     """Speaks to one server; see `RemoteEngine` for the parameters.
 
-    Its methods raise `Unavailable` for what may pass, `Refused` for what the server does not accept, and
-    `EngineCrashed` where it fails.
+    Its methods raise `Unavailable` for what may pass or can be mended there, and `Refused` for what the server does not
+    accept. Neither tells its address, for learners read them.
     """
 
     def __init__(
@@ -92,8 +95,9 @@ class ModelServer:
     ) -> None:
         if not url.startswith(("http://", "https://")):
             raise Refused("invalid_url", f"the model server's URL {url!r} begins with neither http:// nor https://")
-        self.url = url
+        self.url = str(httpx.URL(url).copy_with(userinfo=b""))  # for people: without a password
         self.model = model  # its name there; empty while it is not known
+        self.context_tokens = context_tokens  # the server's own, once it is known
         self.facts: Facts | None = None
         self.client = httpx.AsyncClient(
             base_url=url,
@@ -105,7 +109,7 @@ class ModelServer:
         self._discovering = asyncio.Lock()
         self._tokenizer = tokenizer
         self._stop_ids = stop_ids
-        self._context_tokens = context_tokens
+        self._most_tokens = context_tokens
         self._adapters_folder = adapters_folder
         self._names = dict(self._control_tokens("<bos>", "<eos>", *chain(*TURN_MARKS)))
 
@@ -125,8 +129,10 @@ class ModelServer:
                     for choice in event.get("choices") or [{}]:
                         tokens = self._tokens(facts, choice, request.sampling.logprobs)
                         yield Chunk(tokens, choice.get("finish_reason"), cached)
+        except httpx.LocalProtocolError:  # its text may hold the key
+            raise Unavailable("cannot be asked: LYO_REMOTE_API_KEY or the URL makes no valid header") from None
         except httpx.TransportError as error:
-            raise Unavailable(f"{self.url} does not answer: {error!r}") from error
+            raise Unavailable(f"does not answer: {type(error).__name__}") from error
 
     # --- what the server is and has ---
 
@@ -134,7 +140,7 @@ class ModelServer:
         async with self._discovering:
             if self.facts is None:
                 self.facts = await self._find_out()
-                self.model = self.facts.model
+                self.model, self.context_tokens = self.facts.model, self.facts.context_tokens
                 logger.info("the model server %s: %s", self.url, self.facts)
             return self.facts
 
@@ -152,10 +158,10 @@ class ModelServer:
             as_ids, choice = await self._probe(name, ids)
             takes_ids = as_ids == len(ids) and as_text in (len(ids), len(ids) + 1)
         card = cards.get(name, {})
-        limit = card.get("max_model_len") or (card.get("meta") or {}).get("n_ctx") or self._context_tokens
+        limit = card.get("max_model_len") or (card.get("meta") or {}).get("n_ctx") or self._most_tokens
         return Facts(
             model=name,
-            context_tokens=min(limit, self._context_tokens),
+            context_tokens=min(limit, self._most_tokens),
             takes_ids=takes_ids,
             dialect="vllm" if choice.get("token_ids") else "llama.cpp" if read_llama_cpp(choice) else "openai",
         )
@@ -181,27 +187,25 @@ class ModelServer:
         body = {"lora_name": adapter, "lora_path": str(self._adapters_folder / named["digest"])}
         response = await self.client.post("load_lora_adapter", json=body)
         if response.is_error and adapter not in await self._models():  # another request may have come first
-            raise Refused("adapter_not_found", f"{self.url} cannot load {adapter}: {message(response)}")
+            if response.status_code == BUSY or response.is_server_error:
+                await self._check(response)
+            raise Refused("adapter_not_found", f"the model server cannot load {adapter}: {message(response)}")
 
     async def _field(self, response: httpx.Response, name: str) -> Any:
         await self._check(response)
         try:
             return response.json()[name]
         except (ValueError, LookupError, TypeError):
-            raise Unavailable(f"{response.url} answers otherwise than OpenAI's API: without {name}") from None
+            raise Unavailable(f"answers otherwise than OpenAI's API: without {name}") from None
 
     async def _check(self, response: httpx.Response) -> None:
         if response.is_success:
             return
         await response.aread()
-        told = f"{response.url} answered {response.status_code}: {message(response)}"
-        if response.status_code in PASSING:
-            raise Unavailable(told, busy=response.status_code == 429, retry_after=retry_after(response))
-        if response.is_server_error:
-            raise EngineCrashed(told)
-        if response.status_code == 404:
-            self.facts = None  # perhaps it serves another model now
-        raise Refused("remote_refused", told)
+        told = f"answered {response.status_code}: {message(response)}"
+        if response.status_code in MENDABLE or response.is_server_error:
+            raise Unavailable(told, busy=response.status_code == BUSY, retry_after=retry_after(response))
+        raise Refused("remote_refused", f"the model server {told}")
 
     # --- requests in its terms ---
 
@@ -219,7 +223,7 @@ class ModelServer:
             "stream_options": {"include_usage": True},
             "max_tokens": sampling.max_tokens - len(request.delivered),
             "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
+            "top_p": sampling.top_p or TOP_P_OF_THE_LIKELIEST,
             "presence_penalty": sampling.presence_penalty,
             "frequency_penalty": sampling.frequency_penalty,
             "seed": (sampling.seed + len(request.delivered)) % 2**31,  # resumed, the same draws would come again
@@ -245,7 +249,7 @@ class ModelServer:
                 "json_schema": schema,
             }
         elif sampling.logprobs is not None:
-            raise Refused("unsupported", f"{self.url} tells no tokens, so no log-probabilities of them")
+            raise Refused("unsupported", "the model server tells no tokens, so no log-probabilities of them")
         else:
             body |= {
                 "top_k": sampling.top_k or None,  # what the standard does not have is said where it matters
@@ -263,7 +267,7 @@ class ModelServer:
         """
         for name in MARKUP.findall(self._tokenizer.decode(tokens)):
             if self._control_tokens(name):
-                raise Refused("unsupported", f"{self.url} takes prompts as text, and in those {name} has a meaning")
+                raise Refused("unsupported", f"the model server takes prompts as text, in which {name} has a meaning")
         parts = (self._names[t].encode() if t in self._names else self._tokenizer.token_bytes(t) for t in tokens)
         return b"".join(parts).decode(errors="replace").removeprefix("<bos>")
 
@@ -320,9 +324,15 @@ async def events(response: httpx.Response) -> AsyncGenerator[dict[str, Any], Non
                 continue
             if line[5:].strip() == b"[DONE]":
                 return
-            event = json.loads(line[5:])
-            if error := event.get("error"):
-                raise Unavailable(f"{response.url} broke off: {error}")
+            try:
+                event = json.loads(line[5:])
+                error = event.get("error")
+            except (ValueError, AttributeError):
+                raise Unavailable(f"sends what is no event of OpenAI's API: {line[:200]!r}") from None
+            if isinstance(error, dict) and error.get("code") in REFUSALS:
+                raise Refused("remote_refused", f"the model server refuses the request: {error}")
+            if error:
+                raise Unavailable(f"broke off: {error}")
             yield event
 
 

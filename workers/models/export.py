@@ -29,7 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Gemma3TextConfig, Pre
 from transformers.utils.logging import disable_progress_bar
 
 from workers.engine.lora import adapter_digest, read_updates
-from workers.models.load import model_folder
+from workers.models.folder import model_folder
 from workers.models.registry import REGISTRY, resolve
 from workers.models.template import SPEAKERS, turn_marks
 from workers.models.tokenizer import Tokenizer

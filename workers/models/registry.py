@@ -41,7 +41,7 @@ def resolve(name: str) -> ModelSpec:
     """The model called `name`: a registry entry, a folder in the Hugging Face layout, or `owner/name[@revision]`."""
     if name in REGISTRY:
         return REGISTRY[name]
-    if (Path(name) / "config.json").is_file():
+    if (Path(name) / "tokenizer.json").is_file():
         folder = Path(name).resolve()
         return ModelSpec(name=folder.name, source="folder", location=str(folder))
     if match := HUB_ID.fullmatch(name):

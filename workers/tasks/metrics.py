@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -59,6 +60,9 @@ COUNTERS = {
     }.items()
 }
 ADAPTERS = Gauge("lyo_engine_adapters", "Adapters in memory.", multiprocess_mode="livesum")
+AVAILABLE = Gauge(
+    "lyo_engine_available", "1, or 0 while the model server that is to answer fails.", multiprocess_mode="livemin"
+)
 SEEN = Gauge("lyo_engine_seen_timestamp_seconds", "When the figures above were read.", multiprocess_mode="livemin")
 
 WATCH_S = 1.0
@@ -89,11 +93,12 @@ class EngineWatch(threading.Thread):
     The admin reads reports (`apps.inference.selectors.engine_list`) from the cache server, where they soon expire.
     """
 
-    def __init__(self, engine: Engine, *, worker: str, model: str, digest: str, device: str, dtype: str) -> None:
+    def __init__(self, engine: Engine, *, worker: str, about: Callable[[], dict[str, str]]) -> None:
+        """about: model, digest, device and dtype, which may become known later."""
         super().__init__(name="engine-watch", daemon=True)
         self._engine = engine
-        self._about = {"worker": worker, "pid": os.getpid(), "started_at": time.time()}
-        self._about |= {"model": model, "digest": digest, "device": device, "dtype": dtype}
+        self._worker = {"worker": worker, "pid": os.getpid(), "started_at": time.time()}
+        self._about = about
         self._counted = EngineStats(waiting=0, running=0, tokens_generated=0, batch_limit=0)
         self._looks: deque[tuple[float, int]] = deque(maxlen=RATE_LOOKS + 1)
 
@@ -111,6 +116,7 @@ class EngineWatch(threading.Thread):
         for field, gauge in GAUGES.items():
             gauge.set(getattr(stats, field))
         ADAPTERS.set(len(stats.adapters))
+        AVAILABLE.set(not stats.trouble)
         self._counted = stats
         self._looks.append((now, stats.tokens_generated))
         with contextlib.suppress(RedisError):  # the page itself says so
@@ -119,8 +125,14 @@ class EngineWatch(threading.Thread):
     def _report(self, stats: EngineStats) -> None:
         (start, before), (end, after) = self._looks[0], self._looks[-1]
         speed = (after - before) / (end - start) if end > start else 0.0
-        report = {**self._about, "at": time.time(), "tokens_per_second": speed, "stats": asdict(stats)}
-        key = "{}{worker}:{pid}".format(ENGINE_KEY, **self._about)
+        report = {
+            **self._worker,
+            **self._about(),
+            "at": time.time(),
+            "tokens_per_second": speed,
+            "stats": asdict(stats),
+        }
+        key = "{}{worker}:{pid}".format(ENGINE_KEY, **self._worker)
         redis.cache().set(key, json.dumps(report), ex=REPORT_S)
 
 

@@ -12,6 +12,8 @@ from celery.signals import worker_init, worker_shutting_down
 from lyo import env
 from workers.engine.remote import RemoteEngine
 from workers.engine.threads import aside
+from workers.models.folder import tokenizer_folder
+from workers.models.registry import resolve
 from workers.models.template import turn_marks
 from workers.models.tokenizer import Tokenizer
 from workers.protocols import Engine
@@ -80,8 +82,11 @@ class RemoteModel:
 
     name: str
     tokenizer: Tokenizer
-    context_tokens: int
     engine: RemoteEngine
+
+    @property
+    def context_tokens(self) -> int:
+        return self.engine.context_tokens
 
     @property
     def digest(self) -> str:
@@ -89,12 +94,8 @@ class RemoteModel:
 
 
 def remote_runtime() -> Runtime:
-    from workers.models.load import model_folder
-    from workers.models.registry import resolve
-
     spec = resolve(env.MODEL)
-    folder, _ = model_folder(spec, env.MODELS_DIR)
-    tokenizer = Tokenizer.from_folder(folder)
+    tokenizer = Tokenizer.from_folder(tokenizer_folder(spec, env.MODELS_DIR))
     engine = RemoteEngine(
         env.REMOTE_URL,
         api_key=env.REMOTE_API_KEY,
@@ -108,7 +109,7 @@ def remote_runtime() -> Runtime:
         next_token_s=env.REMOTE_NEXT_TOKEN_S,
     )
     engine.start()
-    return Runtime(RemoteModel(spec.name, tokenizer, env.CONTEXT_TOKENS, engine), engine, env.REMOTE_URL, "remote")
+    return Runtime(RemoteModel(spec.name, tokenizer, engine), engine, engine.url, "remote")
 
 
 def stop_worker() -> None:
@@ -124,9 +125,11 @@ def load_before_consuming(sender: Any, **_: Any) -> None:
     except Exception as error:
         logger.exception("the model cannot be loaded")
         raise SystemExit(1) from error
-    metrics.EngineWatch(
-        engine, worker=sender.hostname, model=model.name, digest=model.digest, device=device, dtype=dtype
-    ).start()
+
+    def about() -> dict[str, str]:
+        return {"model": model.name, "digest": model.digest, "device": device, "dtype": dtype}
+
+    metrics.EngineWatch(engine, worker=sender.hostname, about=about).start()
 
 
 @worker_shutting_down.connect

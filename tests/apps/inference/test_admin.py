@@ -40,9 +40,10 @@ def no_reports() -> Iterator[None]:
         redis.cache().delete(key)
 
 
-def watch(worker: str) -> EngineWatch:
+def watch(worker: str, digest: str = DIGEST) -> EngineWatch:
     engine: Any = None
-    return EngineWatch(engine, worker=worker, model="gemma-3-270m", digest=DIGEST, device="cpu", dtype="bfloat16")
+    about = {"model": "gemma-3-270m", "digest": digest, "device": "cpu", "dtype": "bfloat16"}
+    return EngineWatch(engine, worker=worker, about=lambda: about)
 
 
 def rows(client: Client) -> list[Any]:
@@ -78,6 +79,14 @@ def test_each_worker_has_a_row_with_its_adapters(viewer: Client) -> None:
     page = viewer.get(ENGINES).text
     for text in ("generate@b, process", "math@11", "25% used, 6% kept"):
         assert text in page
+
+
+def test_a_model_server_has_its_own_name_and_its_trouble_is_shown(viewer: Client) -> None:
+    watch("generate@a", digest="remote:a-rather-long-name").show(
+        replace(IDLE, waiting=3, trouble="it answers 503"), 0.0
+    )
+    ((_, model, _, _, _, waiting, *_),) = (row["cols"] for row in rows(viewer))
+    assert (model, waiting) == ("gemma-3-270m remote:a-long-name", "3: it answers 503")
 
 
 def test_a_worker_that_falls_silent_vanishes(viewer: Client) -> None:

@@ -346,7 +346,10 @@ KEY = f"base_model.model.{Q}.lora_"
             lambda w: w | {f"{KEY}A.weight": torch.full((4, 32), torch.nan)},
             "has values for model.layers.0.self_attn.q_proj that are not finite in torch.float32",
         ),
-        (lambda w: w | {f"{KEY}B.weight": torch.full((32, 4), 3e38)}, f"has values for model.layers.0.self_attn.q_proj that are not"),
+        (
+            lambda w: w | {f"{KEY}B.weight": torch.full((32, 4), 3e38)},
+            "has values for model.layers.0.self_attn.q_proj that are not",
+        ),
         (
             lambda w: {k: torch.zeros_like(v) if "lora_B" in k else v for k, v in w.items()},
             "changes nothing, as every product of lora_B and lora_A is zero",

@@ -286,6 +286,11 @@ def say_and_wait(*texts: str) -> Step:
     return step
 
 
+def say_odd_bytes(exchange: Exchange) -> None:
+    exchange.begin()
+    exchange.wfile.write(b"data: null\n\n")
+
+
 def fail(status: int, **headers: str) -> Step:
     return lambda exchange: exchange.json(status, {"error": {"message": "no such luck"}}, **headers)
 
@@ -384,7 +389,7 @@ def test_an_answer_that_breaks_off_is_a_crash_and_another_attempt_goes_on_with_i
     engine = connect(scripted.url, next_token_s=0.2)
     scripted.script = [step, say(" there")]
     broken = Asked(engine, PROMPT)
-    with pytest.raises(EngineCrashed, match="request r: http"):
+    with pytest.raises(EngineCrashed, match="request r: the model server"):
         broken.wait()
     assert broken.text == "Hello"
     rest = Asked(engine, PROMPT, delivered=tuple(broken.ids))
@@ -399,21 +404,64 @@ def test_an_answer_that_was_complete_is_not_asked_for(scripted: ScriptedServer, 
     assert (outcome.finish_reason, outcome.text, scripted.asked) == ("length", "Hello there", [])
 
 
-@pytest.mark.parametrize(
-    ("status", "error", "text"),
-    [
-        (400, Refused, "answered 400: no such luck"),
-        (401, Refused, "answered 401"),
-        (500, EngineCrashed, "answered 500"),
-    ],
-)
-def test_an_error_that_will_not_pass_is_told_at_once(
-    scripted: ScriptedServer, engine: RemoteEngine, status: int, error: type[Exception], text: str
-) -> None:
-    scripted.rest = fail(status)
-    with pytest.raises(error, match=text):
+def break_off(code: int) -> Step:
+    """An error within the stream, as vLLM tells it."""
+
+    def step(exchange: Exchange) -> None:
+        exchange.begin()
+        exchange.event({"error": {"message": "no such luck", "code": code}})
+
+    return step
+
+
+@pytest.mark.parametrize("step", [fail(400), fail(413), break_off(400)])
+def test_what_the_server_refuses_is_told_at_once(scripted: ScriptedServer, engine: RemoteEngine, step: Step) -> None:
+    scripted.rest = step
+    with pytest.raises(Refused, match=r"the model server .*no such luck") as refusal:
         Asked(engine, PROMPT).wait()
+    assert refusal.value.code == "remote_refused"
     assert len(scripted.asked) == 1
+    assert engine.stats().trouble == ""
+
+
+@pytest.mark.parametrize("step", [*map(fail, (401, 403, 404, 500, 520)), break_off(500), say_odd_bytes])
+def test_what_those_who_run_the_server_can_mend_is_waited_for(
+    scripted: ScriptedServer, engine: RemoteEngine, step: Step
+) -> None:
+    scripted.script = [step] * 3
+    assert Asked(engine, PROMPT).wait().text == "Hello there"
+    assert len(scripted.asked) == 4
+
+
+def test_an_answer_without_a_token_shows_that_the_server_is_well(
+    scripted: ScriptedServer, engine: RemoteEngine
+) -> None:
+    scripted.tells_ids = False
+    scripted.script = [fail(503), say()]
+    assert Asked(engine, PROMPT).wait().text == ""
+    assert engine.stats().trouble == ""
+
+
+def test_learners_are_told_neither_keys_nor_addresses(
+    scripted: ScriptedServer, connect: Callable[..., RemoteEngine], caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = connect(scripted.url.replace("//", "//bob:hunter2@"))
+    scripted.rest = fail(503)
+    with pytest.raises(Refused) as refusal:
+        Asked(engine, PROMPT, deadline=time.time() + 0.3).wait()
+    assert str(refusal.value) == "the model server was unavailable until the deadline"
+    assert engine.stats().trouble == "the model server answered 503: no such luck"
+    assert engine.url == scripted.url
+    with pytest.raises(Refused, match=r"^the model server was unavailable until the deadline$"):
+        Asked(connect(scripted.url, api_key="secret\r"), PROMPT, deadline=time.time() + 0.3).wait()
+    assert "LYO_REMOTE_API_KEY" in caplog.text
+    assert not [word for word in ("hunter2", "secret") if word in caplog.text]
+
+
+def test_the_servers_context_bounds_ours(engine: RemoteEngine) -> None:
+    assert engine.context_tokens == 4096
+    Asked(engine, PROMPT).wait()
+    assert engine.context_tokens == 2048
 
 
 def test_a_cancel_closes_the_stream_at_once(scripted: ScriptedServer, engine: RemoteEngine) -> None:
@@ -484,7 +532,7 @@ def test_a_server_that_fails_again_and_again_is_spared_and_told_of(
     deadline = time.time() + 1
     asked = [Asked(engine, PROMPT, deadline=deadline) for _ in range(4)]
     for one in asked:
-        with pytest.raises(Refused, match="answered 503: no such luck; so it was until the deadline") as refusal:
+        with pytest.raises(Refused, match="the model server was unavailable until the deadline") as refusal:
             one.wait()
         assert refusal.value.code == "remote_unavailable"
     assert remote.FAILURES_TO_OPEN <= len(scripted.asked) <= remote.FAILURES_TO_OPEN + 1 + 1 / remote.PROBE_S

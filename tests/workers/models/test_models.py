@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from tests.workers.conftest import MODELS_DIR
 from workers.models import packaged
 from workers.models.embedder import DIMENSIONS, Embedder
-from workers.models.load import LoadedModel, cached_digest, model_folder
+from workers.models.folder import cached_digest, model_folder
+from workers.models.load import LoadedModel
 from workers.models.packaged import packaged_folder, weights_sha256
 from workers.models.registry import ModelSpec, resolve
 from workers.models.tokenizer import Tokenizer
@@ -17,7 +18,7 @@ from workers.protocols import Refused
 
 
 def test_names_resolve(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text("{}")
     assert resolve("gemma-3-270m").source == "packaged"
     assert resolve(str(tmp_path)) == ModelSpec(tmp_path.name, "folder", str(tmp_path))
     assert resolve("google/gemma-3-1b-it@abc") == ModelSpec(

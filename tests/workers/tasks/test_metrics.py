@@ -42,7 +42,8 @@ def no_reports() -> Iterator[None]:
 def watch(worker: str = "generate@test") -> EngineWatch:
     """Of no engine: the tests say what it would have said."""
     engine: Any = None
-    return EngineWatch(engine, worker=worker, model="gemma", digest="abcd", device="cpu", dtype="float32")
+    about = {"model": "gemma", "digest": "abcd", "device": "cpu", "dtype": "float32"}
+    return EngineWatch(engine, worker=worker, about=lambda: about)
 
 
 def measured() -> dict[str, float]:
@@ -55,6 +56,7 @@ def test_gauges_show_what_the_engine_holds_now() -> None:
         "lyo_engine_running": 3,
         "lyo_engine_waiting": 2,
         "lyo_engine_batch_limit": 8,
+        "lyo_engine_available": 1,
         "lyo_engine_kv_tokens": 1000,
         "lyo_engine_kv_retained_tokens": 500,
         "lyo_engine_kv_capacity_tokens": 4000,
