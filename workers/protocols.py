@@ -56,6 +56,7 @@ class GenerateRequest:
     deadline: float | None = None
     priority: int = 0  # lower is sooner
     adapter: str | None = None
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,11 @@ class Handle(Protocol[R]):
 
 class Engine(Protocol):
     """Generates and scores text for many requests at once. Every method may be called from any thread."""
+
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens that a prompt and its answer may have together."""
+        ...
 
     def submit(self, request: GenerateRequest, on_delta: Callable[[Delta], None]) -> Handle[Outcome]:
         """Queue a request. `on_delta` is called on the engine's thread and must not block. Raises `Refused` at once

@@ -40,20 +40,31 @@ class FakeStorage:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.arenas: dict[int, list[list[int]]] = {}
+        self.resized = 0
+        self.fails_in = -1  # changes until one fails
+
+    def change(self) -> None:
+        self.fails_in -= 1
+        if self.fails_in == 0:
+            raise RuntimeError("out of memory")
 
     def slot(self, place: Place) -> list[int]:
         return self.arenas[place.length][place.slot]
 
     def resize(self, length: int, slots: int) -> None:
+        self.change()
+        self.resized += 1
         kept = self.arenas.get(length, [])[:slots]
         self.arenas[length] = kept + [[] for _ in range(slots - len(kept))]
         assert sum(length * len(arena) for length, arena in self.arenas.items()) <= self.capacity
 
     def copy(self, source: Place, target: Place, tokens: int) -> None:
+        self.change()
         assert len(self.slot(source)) >= tokens
         self.slot(target)[:] = self.slot(source)[:tokens]
 
     def swap(self, one: Place, other: Place, tokens: int) -> None:
+        self.change()
         assert max(len(self.slot(one)), len(self.slot(other))) >= tokens
         first, second = self.slot(one)[:tokens], self.slot(other)[:tokens]
         self.slot(one)[:], self.slot(other)[:] = second, first

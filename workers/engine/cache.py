@@ -72,47 +72,51 @@ class RowCache:
         """Positions in the slots of running rows, or of those kept for reuse."""
         return sum(row.place.length for row in self.rows() if row.running is running)
 
-    def has_room(self, tokens: int, share: float = 1.0) -> bool:
-        """Whether a row of `tokens` may run beside the others within a share of the capacity."""
-        return self.taken(running=True) + slot_length(tokens) <= self.capacity * share
+    def has_room(self, tokens: int) -> bool:
+        """Whether a row of `tokens` may run beside the others."""
+        return self.taken(running=True) + slot_length(tokens) <= self.capacity
 
     # --- a row's life ---
 
-    def open(self, tokens: int, adapter: str | None) -> Row:
-        """A running row for up to `tokens`; `has_room` must hold. Evicts what was used longest ago, as need be."""
+    def open(self, tokens: int, adapter: str | None, beginning: Sequence[int] = ()) -> Row:
+        """A running row for up to `tokens`, which will begin so; `has_room` must hold.
+
+        A row that has ended goes on where it is, if it is all of the beginning's beginning. Else the row that was used
+        longest ago makes room: one of the same arena if there is any, for giving slots to another arena copies both.
+        """
         length = slot_length(tokens)
+        known, shared = self._known(adapter, beginning)
+        if known:
+            known.last_used = next(self._clock)
+            if not known.running and shared == len(known.tokens) and known.place.length == length:
+                return self._run(known)
+        kept = [row for row in self._arenas.get(length, ()) if row and not row.running and row is not known]
+        if kept and None not in self._arenas[length] and self._unassigned() < length:
+            self._evict(min(kept, key=lambda row: row.last_used))
         while self.taken(running=True) + self.taken(running=False) + length > self.capacity:
             self._evict(min((row for row in self.rows() if not row.running), key=lambda row: row.last_used))
         arena = self._arenas.setdefault(length, [])
         if None not in arena:
             self._grow(length)
-        index = sum(row is not None and row.running for row in arena)
-        if kept := arena[index]:
-            self._move(kept, arena.index(None))
+        index = running_in(arena)
+        if idle := arena[index]:
+            self._move(idle, arena.index(None))
         row = arena[index] = Row(Place(length, index), adapter)
         return row
 
     def reuse(self, row: Row, tokens: Sequence[int]) -> int:
         """Fill an empty row with the longest known beginning of `tokens`, all but the last; returns its length."""
-        best, longest = None, MIN_REUSE - 1
-        for other in self.rows():
-            if other.adapter == row.adapter and (shared := common_prefix(other.tokens, tokens[:-1])) > longest:
-                best, longest = other, shared
-        if best is None:
-            return 0
-        best.last_used = next(self._clock)
-        self._storage.copy(best.place, row.place, longest)
-        row.tokens[:] = tokens[:longest]
-        return longest
+        known, shared = self._known(row.adapter, tokens)
+        if known:
+            known.last_used = next(self._clock)
+            self._storage.copy(known.place, row.place, shared)
+            row.tokens[:] = tokens[:shared]
+        return shared
 
     def close(self, row: Row) -> None:
         """Stop running a row, and keep what it holds for reuse."""
         arena = self._arenas[row.place.length]
-        last = max((other for other in arena if other and other.running), key=lambda other: other.place.slot)
-        if last is not row:
-            self._storage.swap(row.place, last.place, max(len(row.tokens), len(last.tokens)))
-            row.place, last.place = last.place, row.place
-            arena[row.place.slot], arena[last.place.slot] = row, last
+        self._exchange(row, running_in(arena) - 1)
         row.running, row.last_used = False, next(self._clock)
         if len(row.tokens) < MIN_REUSE:
             self._evict(row)
@@ -129,6 +133,32 @@ class RowCache:
             self._storage.resize(length, 0)
 
     # --- slots ---
+
+    def _known(self, adapter: str | None, tokens: Sequence[int]) -> tuple[Row | None, int]:
+        """The row that begins longest like `tokens`, all but the last, and how long that is."""
+        best, longest = None, MIN_REUSE - 1
+        wanted = tokens[:-1]
+        for row in self.rows():
+            if row.adapter == adapter and (shared := common_prefix(row.tokens, wanted)) > longest:
+                best, longest = row, shared
+        return best, longest if best else 0
+
+    def _run(self, row: Row) -> Row:
+        """Have a row that has ended run again."""
+        self._exchange(row, running_in(self._arenas[row.place.length]))
+        row.running = True
+        return row
+
+    def _exchange(self, row: Row, index: int) -> None:
+        """Put a row into another slot of its arena, and what is there into its own."""
+        arena = self._arenas[row.place.length]
+        other = arena[index]
+        if other is None:
+            self._move(row, index)
+        elif other is not row:
+            self._storage.swap(row.place, other.place, max(len(row.tokens), len(other.tokens)))
+            row.place, other.place = other.place, row.place
+            arena[row.place.slot], arena[other.place.slot] = row, other
 
     def _evict(self, row: Row) -> None:
         self._arenas[row.place.length][row.place.slot] = None
@@ -163,6 +193,11 @@ class RowCache:
 
     def _unassigned(self) -> int:
         return self.capacity - sum(length * len(arena) for length, arena in self._arenas.items())
+
+
+def running_in(arena: Sequence[Row | None]) -> int:
+    """How many run; they stand first."""
+    return sum(row is not None and row.running for row in arena)
 
 
 def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:

@@ -68,7 +68,7 @@ class LocalEngine:
         self._adapters = adapters
         self._grammars = grammars
         self._cache = RowCache(model.storage, capacity)
-        self._context_tokens = min(context_tokens, self._cache.longest)
+        self.context_tokens = min(context_tokens, self._cache.longest)
         self._scheduler = Scheduler(self._cache, batch_limit)
         self._running: list[Ticket] = []
         self._inbox: deque[Ticket] = deque()
@@ -114,11 +114,15 @@ class LocalEngine:
                 max_mb=adapters_mb,
                 max_rank=max_lora_rank,
             )
+        capacity = kv_cache_mb * 2**20 // model.storage.token_bytes
+        if capacity < context_tokens:
+            needed = -(-context_tokens * model.storage.token_bytes // 2**20)
+            logger.warning("the cache holds %d tokens, a context %d: give it %d MiB", capacity, context_tokens, needed)
         return cls(
             model,
             token_bytes=loaded.tokenizer.token_bytes,
             stop_ids=loaded.stop_ids,
-            capacity=kv_cache_mb * 2**20 // model.storage.token_bytes,
+            capacity=capacity,
             context_tokens=context_tokens,
             batch_limit=batch_limit,
             adapters=adapters,
@@ -154,7 +158,7 @@ class LocalEngine:
         if not request.labels and not all(request.continuations):
             raise Refused("invalid_request", "without labels every continuation needs a token")
         self._check_tokens((*request.prefix, *request.labels, *(t for tokens in request.continuations for t in tokens)))
-        ticket = Scoring(request, READ_TOKENS, self._news.set)
+        ticket = Scoring(request, min(READ_TOKENS, self.context_tokens - len(request.prefix)), self._news.set)
         self._check_length(len(request.prefix), ticket.longest - len(request.prefix), "of continuations in a pass")
         self._queue(ticket)
         return ticket
@@ -220,12 +224,14 @@ class LocalEngine:
         return worked
 
     def _run(self, on_broken: Callable[[], None]) -> None:
-        while not self._closed:
-            if not self.step():
-                self._news.wait()
-                self._news.clear()
-            if self._crashes_in_a_row >= CRASHES_IN_A_ROW:
-                logger.critical("the model failed %d times in a row; the engine stops", CRASHES_IN_A_ROW)
+        try:
+            while not self._closed and self._crashes_in_a_row < CRASHES_IN_A_ROW:
+                if not self.step():
+                    self._news.wait()
+                    self._news.clear()
+        finally:  # a panic in a library's Rust, too, must leave nobody waiting
+            if not self._closed:
+                logger.critical("the engine stops, after %d failures of the model in a row", self._crashes_in_a_row)
                 self.close()
                 on_broken()
 
@@ -233,15 +239,16 @@ class LocalEngine:
 
     def _admit(self) -> None:
         """Let waiting requests join, the most urgent first, as long as there is room."""
-        batch = sum(ticket.priority > 0 for ticket in self._running)
-        while ticket := self._scheduler.take(len(self._running), batch):
+        while ticket := self._scheduler.take(self._running):
             if isinstance(ticket, Generation) and ticket.finish_reason:
                 ticket.finish(ticket.finish_reason)  # an earlier attempt died between its last token and its report
                 continue
             self._running.append(ticket)
-            ticket.row = self._cache.open(ticket.longest, ticket.adapter and ticket.adapter.rpartition("@")[2])
+            digest = ticket.adapter and ticket.adapter.rpartition("@")[2]
+            ticket.row = self._cache.open(ticket.longest, digest, ticket.sequence)
+            ticket.cached_tokens = len(ticket.row.tokens)
+            self._counts["cached_tokens"] += ticket.cached_tokens
             self._counts["prompt_tokens"] += len(ticket.sequence)
-            batch += ticket.priority > 0
 
     def _pass(self) -> bool:
         """One forward pass, and what follows from it."""
@@ -263,6 +270,7 @@ class LocalEngine:
         answers: dict[Generation, Tensor] = {}
         for ticket, part, sound in zip(wanting, states.split(counts), finite.split(counts), strict=True):
             if not sound.all():
+                ticket.row.tokens.clear()  # what it has cached is of no use to others
                 ticket.fail(not_finite(ticket))
             elif isinstance(ticket, Generation):
                 answers[ticket] = part
@@ -357,13 +365,13 @@ class LocalEngine:
             return ticket.cancelled or (ticket.deadline is not None and ticket.deadline <= now)
 
         dropped = [ticket for ticket in self._running if unwanted(ticket)]
-        for ticket in dropped:
-            self._leave(ticket)
         for ticket in [*dropped, *self._scheduler.remove(unwanted)]:
             if ticket.cancelled:
                 ticket.give_up()
             else:
                 ticket.fail(Refused("deadline_exceeded", f"the deadline passed after {ticket.progress()}"))
+        for ticket in dropped:  # has been told, whatever befalls the cache
+            self._leave(ticket)
 
     def _leave(self, ticket: Ticket) -> None:
         """Take a row out of the batch; what it holds can be used again."""
@@ -371,7 +379,7 @@ class LocalEngine:
         self._cache.close(ticket.row)
 
     def _crash(self, cause: Exception) -> None:
-        """Fail the batch and start over with an empty one; what waits is not concerned."""
+        """Fail the batch, or what waits if that cannot even start, and begin again with an empty one."""
         logger.exception("engine step failed", exc_info=cause)
         self._counts["crashes"] += 1
         self._crashes_in_a_row += 1
@@ -391,7 +399,7 @@ class LocalEngine:
         if (name := ticket.adapter) is not None:
             if (adapters := self._adapters) is None:
                 raise Refused("adapter_not_found", f"adapter {name}: this engine serves no adapters")
-            adapters.acquire(name)
+            adapters.acquire(name, until=ticket.deadline)
             ticket.future.add_done_callback(lambda _: adapters.release(name))
         with self._gate:
             if self._closed:
@@ -405,10 +413,10 @@ class LocalEngine:
             raise Refused("invalid_request", f"token ids are from 0 to {self._model.vocabulary - 1}")
 
     def _check_length(self, prompt: int, more: int, purpose: str) -> None:
-        if prompt + more > self._context_tokens:
+        if prompt + more > self.context_tokens:
             raise Refused(
                 "context_length_exceeded",
-                f"the context holds {self._context_tokens} tokens; {prompt} of prompt and {more} {purpose} are "
+                f"the context holds {self.context_tokens} tokens; {prompt} of prompt and {more} {purpose} are "
                 f"{prompt + more}",
             )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from math import inf, sqrt
 from pathlib import Path
-from threading import Lock
+from threading import Condition, Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ CONFIG, WEIGHTS, META = "adapter_config.json", "adapter_model.safetensors", "met
 NAME = re.compile(r"[^@]+@([0-9a-f]{16})")
 WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
+RETRY_S = 1.0  # an adapter is unpinned or unloaded without a sign to those who wait for room
 STACKED = 4  # adapters that stay stacked although fewer are needed: building a stack takes as long as a step
 
 # What decides an adapter's answers, beside its weights.
@@ -183,6 +184,7 @@ class Adapters:
         self._shapes = {part.module: (site.d_in, part.d_out) for site in sites.values() for part in site.parts}
         self._loaded: dict[str, Adapter] = {}
         self._lock = Lock()  # around `_loaded`; never held while files are read
+        self._released = Condition(self._lock)
         self._reading = Lock()  # one load at a time, so that none is done twice
         self._stack = Stack(sites, {})
 
@@ -193,8 +195,18 @@ class Adapters:
         self.acquire(name)
         self.release(name)
 
-    def acquire(self, name: str) -> None:
-        """Load the adapter if need be, and keep it until `release`."""
+    def acquire(self, name: str, until: float | None = None) -> None:
+        """Load the adapter if need be, and keep it until `release`. Where it finds no room, wait `until` that time."""
+        while True:
+            try:
+                return self._acquire(name)
+            except Refused as refused:
+                if refused.code != "adapters_full" or time.time() >= (until or 0):
+                    raise
+            with self._lock:
+                self._released.wait(RETRY_S)
+
+    def _acquire(self, name: str) -> None:
         digest = digest_of(name)
         if self._hold(digest):
             return
@@ -212,6 +224,7 @@ class Adapters:
             adapter = self._loaded[digest_of(name)]
             adapter.holders -= 1
             adapter.last_used = time.time()
+            self._released.notify_all()
 
     def pin(self, name: str) -> None:
         """Load the adapter if need be, and keep it until `unpin` or `unload`."""

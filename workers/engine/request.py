@@ -41,6 +41,7 @@ class Ticket:
     adapter: str | None
     priority: int
     deadline: float | None
+    alone = False
     longest: int  # positions that it may need in the cache
     sequence: list[int]  # what the row must hold before anything new can be said
     row: Row  # once it runs
@@ -87,6 +88,7 @@ class Generation(Ticket):
     ) -> None:
         super().__init__(request.id, wake)
         self.adapter, self.priority, self.deadline = request.adapter, request.priority, request.deadline
+        self.alone = request.alone
         self.longest = len(request.prompt) + request.sampling.max_tokens
         self.request = request
         self.sampling = request.sampling
@@ -118,9 +120,9 @@ class Generation(Ticket):
         """End well, or at the owner's wish; what text was held back goes out first."""
         self._deliver(self.text.finish())
         if not self.done:
-            self.future.set_result(
-                Outcome(reason, self.text.text, len(self.request.prompt), len(self.answer), self.cached_tokens)
-            )
+            prompt = len(self.request.prompt)
+            cached = min(self.cached_tokens, prompt)  # of what was delivered before, too
+            self.future.set_result(Outcome(reason, self.text.text, prompt, len(self.answer), cached))
 
     def give_up(self) -> None:
         self.finish("cancelled")
@@ -172,6 +174,7 @@ class Scoring(Ticket):
         tokens: list[int] = []
         lengths: list[int] = []
         self._reading = []
+        limit = min(limit, self.longest - len(self.request.prefix))
         while self._branches and (not tokens or len(tokens) + len(self._branches[-1][1]) <= limit):
             index, branch = self._branches.pop()
             self._reading.append(index)

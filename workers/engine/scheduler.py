@@ -1,10 +1,10 @@
 """Who waits and who is next. Needs no model."""
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from workers.engine.cache import RowCache
+from workers.engine.cache import RowCache, slot_length
 from workers.engine.request import Ticket
 
 AGEING_S = 10.0  # of waiting that raise a request by one level of priority
@@ -23,7 +23,7 @@ class Scheduler:
     Urgency is the time of arrival plus `AGEING_S` for every level of priority: who waits long enough overtakes
     later arrivals of a better priority, so batch work (priority above 0) is not starved. A request that does not fit
     now holds back those behind it, so that short ones cannot starve it; only batch work that has used up its share is
-    passed by.
+    passed by. A request that is to run `alone` waits for an empty batch, and others for its end.
     """
 
     def __init__(self, cache: RowCache, batch_limit: int) -> None:
@@ -43,19 +43,26 @@ class Scheduler:
         heapq.heappush(heap, Waiting(ticket.urgency, self._arrivals, ticket))
         self._arrivals += 1
 
-    def take(self, running: int, running_batch: int) -> Ticket | None:
-        """The next request that may start beside so many running ones, `running_batch` of them batch work."""
-        if running >= self._batch_limit:
+    def take(self, running: Sequence[Ticket]) -> Ticket | None:
+        """The next request that may start beside the running ones."""
+        if len(running) >= self._batch_limit or any(ticket.alone for ticket in running):
             return None
         heads = [heap for heap in (self._interactive, self._batch) if heap]
         for heap in sorted(heads, key=lambda heap: heap[0]):
-            longest = heap[0].ticket.longest
-            if heap is self._batch and running:
-                many = running_batch + 1 > self._batch_limit * BATCH_SHARE
-                if many or not self._cache.has_room(longest, BATCH_SHARE):
-                    continue
-            return heapq.heappop(heap).ticket if self._cache.has_room(longest) else None
+            ticket = heap[0].ticket
+            if heap is self._batch and self._has_its_share(ticket, running):
+                continue
+            fits = self._cache.has_room(ticket.longest) and not (ticket.alone and running)
+            return heapq.heappop(heap).ticket if fits else None
         return None
+
+    def _has_its_share(self, ticket: Ticket, running: Sequence[Ticket]) -> bool:
+        """Whether batch work would take more than its share with this ticket too."""
+        batch = [slot_length(other.longest) for other in running if other.priority > 0]
+        positions = sum(batch) + slot_length(ticket.longest)
+        return bool(batch) and (
+            len(batch) + 1 > self._batch_limit * BATCH_SHARE or positions > self._cache.capacity * BATCH_SHARE
+        )
 
     def remove(self, unwanted: Callable[[Ticket], bool]) -> list[Ticket]:
         """Take out and return the waiting requests that are `unwanted`."""

@@ -58,6 +58,8 @@ class TextStream:
         """Start after tokens whose text an earlier stream has settled."""
         for token in delivered:
             self.push(token)
+        if not self.stopped:  # only an answer's end is delivered inside a character
+            self._held += self._decode(b"", final=True)
         self._settle(len(self._pending), len(self._held))
         self._pending.clear()
 

@@ -2,6 +2,7 @@
 
 import base64
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,14 @@ def embedder() -> Embedder:
     return Embedder()
 
 
+loading = Lock()  # two first callers would load it twice
+
+
 @job_task("workers.embed")
 def embed(job: JobRun) -> dict[str, Any]:
     """The result has `vectors`, each little-endian float32 in base64, and the `tokens` that were read."""
-    embeddings = aside(lambda: embedder().embed(job.request["input"]))
+    with loading:
+        model = embedder()
+    embeddings = aside(lambda: model.embed(job.request["input"]))
     packed = [base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode() for vector in embeddings.vectors]
     return {"vectors": packed, "tokens": sum(embeddings.token_counts)}

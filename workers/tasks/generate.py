@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from lyo import env
 from workers.models.template import fit
 from workers.protocols import GenerateRequest, Sampling
 from workers.tasks.claimed import JobRun, job_task
 from workers.tasks.runtime import runtime
+
+TOGETHER = 2  # attempts beside others; then it may be this very job that takes a batch or a worker down
 
 
 @job_task("workers.generate")
@@ -18,7 +19,7 @@ def generate(job: JobRun) -> dict[str, Any]:
     model, engine = runtime()[:2]
     adapter = job.request.get("adapter")
     sampling = Sampling(**{**job.request["sampling"], "stop": tuple(job.request["sampling"].get("stop", ()))})
-    budget = min(env.CONTEXT_TOKENS, model.context_tokens) - sampling.max_tokens
+    budget = engine.context_tokens - sampling.max_tokens
     prompt = fit(model.tokenizer, job.request["messages"], budget, job.request["overflow"])
     deadline = job.claim.job.deadline_at
     handle = engine.submit(
@@ -29,6 +30,7 @@ def generate(job: JobRun) -> dict[str, Any]:
             sampling=sampling,
             deadline=deadline.timestamp() if deadline else None,
             adapter=adapter,
+            alone=job.claim.job.attempt > TOGETHER,
         ),
         job.write,
     )

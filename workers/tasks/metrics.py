@@ -15,6 +15,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+import structlog
 from celery.signals import worker_init
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 from redis.exceptions import RedisError
@@ -65,6 +66,8 @@ AVAILABLE = Gauge(
 )
 SEEN = Gauge("lyo_engine_seen_timestamp_seconds", "When the figures above were read.", multiprocess_mode="livemin")
 
+logger = structlog.get_logger(__name__)
+
 WATCH_S = 1.0
 REPORT_S = 5  # a worker that has not reported for so long is not shown
 RATE_LOOKS = 5  # the speed that is reported is that between so many looks
@@ -104,9 +107,12 @@ class EngineWatch(threading.Thread):
 
     def run(self) -> None:
         while True:
-            seen = time.time()
-            self.show(self._engine.stats(), time.monotonic())
-            SEEN.set(seen)
+            try:
+                seen = time.time()
+                self.show(self._engine.stats(), time.monotonic())
+                SEEN.set(seen)
+            except Exception:  # a full disk, say; the next look may succeed
+                logger.exception("the engine's figures cannot be shown")
             time.sleep(WATCH_S)
 
     def show(self, stats: EngineStats, now: float) -> None:

@@ -31,8 +31,6 @@ class Model(Protocol):
     def digest(self) -> str: ...
     @property
     def tokenizer(self) -> Tokenizer: ...
-    @property
-    def context_tokens(self) -> int: ...
 
 
 class Runtime(NamedTuple):
@@ -83,10 +81,6 @@ class RemoteModel:
     name: str
     tokenizer: Tokenizer
     engine: RemoteEngine
-
-    @property
-    def context_tokens(self) -> int:
-        return self.engine.context_tokens
 
     @property
     def digest(self) -> str:

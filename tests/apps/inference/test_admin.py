@@ -82,9 +82,7 @@ def test_each_worker_has_a_row_with_its_adapters(viewer: Client) -> None:
 
 
 def test_a_model_server_has_its_own_name_and_its_trouble_is_shown(viewer: Client) -> None:
-    watch("generate@a", digest="remote:a-rather-long-name").show(
-        replace(IDLE, waiting=3, trouble="it answers 503"), 0.0
-    )
+    watch("generate@a", digest="remote:a-long-name").show(replace(IDLE, waiting=3, trouble="it answers 503"), 0.0)
     ((_, model, _, _, _, waiting, *_),) = (row["cols"] for row in rows(viewer))
     assert (model, waiting) == ("gemma-3-270m remote:a-long-name", "3: it answers 503")
 

@@ -1,5 +1,7 @@
 """Rows and their slots, on a storage of tokens in place of keys and values."""
 
+from random import Random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,8 +11,8 @@ from workers.engine.cache import Place, Row, RowCache, common_prefix, slot_lengt
 
 def fill(cache: RowCache, storage: FakeStorage, tokens: list[int], room: int = 0) -> Row:
     """A running row that holds `tokens`."""
-    row = cache.open(max(room, len(tokens)), None)
-    reused = cache.reuse(row, tokens)
+    row = cache.open(max(room, len(tokens)), None, tokens)
+    reused = len(row.tokens) or cache.reuse(row, tokens)
     storage.slot(row.place)[reused:] = tokens[reused:]
     row.tokens[:] = tokens
     return row
@@ -55,6 +57,49 @@ def test_a_long_row_takes_the_place_of_short_ones() -> None:
     long = cache.open(1000, None)
     assert (long.place, cache.taken(running=True), cache.taken(running=False)) == (Place(1024, 0), 1024, 0)
     assert not cache.has_room(1)
+
+
+def test_a_conversation_goes_on_in_its_row() -> None:
+    storage = FakeStorage(4 * 256)
+    cache = RowCache(storage, 4 * 256)
+    talks = [[n] * 30 for n in range(4)]
+    for talk in talks:
+        cache.close(fill(cache, storage, talk))
+    storage.fails_in = 1  # nothing is copied: the rows change places at most
+    for talk in talks[::-1]:
+        talk += [9] * 20
+        row = cache.open(100, None, talk)
+        assert row.tokens == talk[:30]
+        storage.slot(row.place)[30:] = talk[30:]
+        row.tokens[:] = talk
+        storage.fails_in = -1
+        cache.close(row)
+    assert cache.taken(running=False) == 4 * 256
+
+
+def test_another_adapters_row_is_not_gone_on_with() -> None:
+    storage = FakeStorage(4 * 256)
+    cache = RowCache(storage, 4 * 256)
+    row = cache.open(100, "a")
+    row.tokens[:] = storage.slot(row.place)[:] = [1] * 30
+    cache.close(row)
+    assert [cache.open(100, adapter, [1] * 40).tokens for adapter in (None, "b", "a")] == [[], [], [1] * 30]
+
+
+def test_a_full_cache_is_not_laid_out_anew_for_every_row() -> None:
+    """Hundreds of megabytes are copied each time."""
+    storage = FakeStorage(64 * 256)
+    cache = RowCache(storage, 64 * 256)
+    chance = Random(1)
+    running: list[Row] = []
+    for number in range(600):
+        if number == 200:
+            storage.resized = 0
+        length = chance.choice([200, 400, 900])
+        while len(running) > 8 or not cache.has_room(length):
+            cache.close(running.pop(chance.randrange(len(running))))
+        running.append(fill(cache, storage, [number % 50, number // 50] * (length // 2)))
+    assert storage.resized < 20
 
 
 def test_a_row_that_says_nothing_new_is_not_kept() -> None:

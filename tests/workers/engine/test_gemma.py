@@ -117,6 +117,19 @@ def test_64_varied_prompts_get_transformers_tokens(reference: Reference, engine:
     assert len(set(map(tuple, own.values()))) == 3  # the adapters do say something of their own
 
 
+def test_what_one_adapter_has_computed_is_not_anothers(reference: Reference, engine: LocalEngine) -> None:
+    prompt = prompts(reference.tokenizer, 3)[-1][:1] + reference.tokenizer.encode(TEXT)[7:50]
+    other_name = f"another-name@{(reference.names[1] or '').rpartition('@')[2]}"
+    for adapter, cached in ((None, 0), (reference.names[1], 0), (reference.names[2], 0), (other_name, len(prompt) - 1)):
+        asked = GenerateRequest("r", tuple(prompt), Sampling(NEW_TOKENS, temperature=0), adapter=adapter)
+        ticket = engine.submit(asked, ignore)
+        run(engine)
+        assert ticket.wait(0).cached_tokens == cached
+        reference.use(reference.names[1] if adapter == other_name else adapter)
+        expected = greedy(reference.model, prompt, NEW_TOKENS, sorted(engine._stop_ids))
+        assert ticket.answer == [token for token in expected if token not in engine._stop_ids]
+
+
 def test_logprobs_of_a_mixed_batch_are_pefts_alone(reference: Reference, engine: LocalEngine) -> None:
     """Within 2e-3 in float32; the adapters' own effect is over a hundred times that."""
     text = [reference.tokenizer.bos, *reference.tokenizer.encode(TEXT)]

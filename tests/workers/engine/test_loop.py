@@ -239,6 +239,41 @@ def test_many_continuations_share_one_reading_of_the_prefix_and_leave_room_for_a
     assert running.wait(0).text == text(answer(prompt, 20))
 
 
+def test_continuations_that_fit_one_by_one_are_scored_in_as_many_passes_as_it_takes() -> None:
+    engine = fake_engine(FakeModel(capacity=512), context_tokens=512)
+    handle = engine.score(ScoreRequest("s", (1,) * 450, ((2, 3),) * 100))
+    run(engine)
+    assert len(handle.wait(0).logprobs) == 100
+
+
+def test_a_request_that_runs_alone_has_no_neighbours() -> None:
+    model = FakeModel()
+    engine = fake_engine(model)
+    asked = [
+        engine.submit(GenerateRequest(str(n), (n, 7), Sampling(5, temperature=0), alone=n == 1), lambda _: None)
+        for n in range(4)
+    ]
+    run(engine)
+    assert [handle.wait(0).text for handle in asked] == [text(answer((n, 7), 5)) for n in range(4)]
+    together = {frozenset(read.place for read in reads) for reads in model.passes if len(reads) > 1}
+    assert {len(places) for places in together} == {2}  # the last two
+
+
+def test_a_cancelled_request_ends_even_where_its_row_cannot_be_freed() -> None:
+    model = FakeModel()
+    engine = fake_engine(model)
+    cancelled, beside = (
+        engine.submit(GenerateRequest(str(n), (n, 7), Sampling(50, temperature=0)), lambda _: None) for n in range(2)
+    )
+    engine.step()
+    cancelled.cancel()
+    model.storage.fails_in = 1
+    run(engine)
+    assert cancelled.wait(0).finish_reason == "cancelled"
+    with pytest.raises(EngineCrashed, match="out of memory"):
+        beside.wait(0)
+
+
 def test_a_cancelled_score_is_refused() -> None:
     engine = fake_engine()
     scores = engine.score(ScoreRequest("s", (1, 2), ((3,),)))

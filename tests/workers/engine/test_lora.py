@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -489,6 +490,21 @@ def test_what_was_used_longest_ago_goes_unless_it_is_held_or_pinned(make: Maker,
     for name in (a, b):
         adapters.load(name)
     assert held(adapters) == ["a", "b", "f"]  # a release is a use too
+
+
+def test_a_request_waits_for_room_until_its_deadline(make: Maker, sites: dict[str, Site]) -> None:
+    first, second = make("first"), make("second")
+    adapters = over(make, sites, max_count=1)
+    adapters.acquire(first)
+    with pytest.raises(Refused, match="no room for adapter"):
+        adapters.acquire(second, until=time.time() - 1)
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(adapters.acquire, second, until=time.time() + 60)
+        while waiting.running() and not adapters._released._waiters:
+            time.sleep(0.001)
+        adapters.release(first)
+        waiting.result(timeout=0.9)  # told of the release, not found at the next look
+    assert [stats.name for stats in adapters.stats(Counter())] == [second]
 
 
 def test_memory_is_bounded(make: Maker, sites: dict[str, Site]) -> None:

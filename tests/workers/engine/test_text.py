@@ -58,7 +58,7 @@ def test_after_any_delta_the_text_is_that_of_the_tokens(stop: tuple[str, ...], t
     whole, deltas = stream_of(tokens, stop)
     assert whole.text == "".join(delta.text for delta in deltas)
     assert not any(string in whole.text for string in stop)
-    for count in range(len(deltas)):
+    for count in range(len(deltas) + 1):
         seen = [token for delta in deltas[:count] for token in delta.token_ids]
         resumed = TextStream(pieces, stop)
         resumed.resume(seen)
