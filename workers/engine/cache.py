@@ -8,10 +8,10 @@ the beginning instead of computing it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import NamedTuple, Protocol
 
 BLOCK = 256  # the shortest slot
+WORTH_A_MOVE = 4
 MIN_REUSE = 16  # every prompt begins with the same few marks; copying those is not worth it
 
 
@@ -56,7 +56,7 @@ class RowCache:
         self.capacity = capacity
         self._storage = storage
         self._arenas: dict[int, list[Row | None]] = {}  # slot length to slots; None is free
-        self._clock = count(1)
+        self._uses = 0
 
     # --- what there is ---
 
@@ -82,25 +82,28 @@ class RowCache:
         """A running row for up to `tokens`, which will begin so; `has_room` must hold.
 
         A row that has ended goes on where it is, if it is all of the beginning's beginning. Else the row that was used
-        longest ago makes room: one of the same arena if there is any, for giving slots to another arena copies both.
+        longest ago makes room; one of the same arena, unless another has lain `WORTH_A_MOVE` times as long, for giving
+        an arena's slots to another copies both.
         """
         length = slot_length(tokens)
         known, shared = self._known(adapter, beginning)
         if known:
-            known.last_used = next(self._clock)
+            self._touch(known)
             if not known.running and shared == len(known.tokens) and known.place.length == length:
                 return self._run(known)
-        kept = [row for row in self._arenas.get(length, ()) if row and not row.running and row is not known]
-        if kept and None not in self._arenas[length] and self._unassigned() < length:
-            self._evict(min(kept, key=lambda row: row.last_used))
+        idle = sorted((row for row in self.rows() if not row.running), key=lambda row: row.last_used)
+        own = next((row for row in idle if row.place.length == length and row is not known), None)
+        full = None not in self._arenas.get(length, ()) and self._unassigned() < length
+        if own and full and self._age(idle[0]) <= WORTH_A_MOVE * self._age(own):
+            self._evict(own)
         while self.taken(running=True) + self.taken(running=False) + length > self.capacity:
-            self._evict(min((row for row in self.rows() if not row.running), key=lambda row: row.last_used))
+            self._evict(idle.pop(0))
         arena = self._arenas.setdefault(length, [])
         if None not in arena:
             self._grow(length)
         index = running_in(arena)
-        if idle := arena[index]:
-            self._move(idle, arena.index(None))
+        if ended := arena[index]:
+            self._move(ended, arena.index(None))
         row = arena[index] = Row(Place(length, index), adapter)
         return row
 
@@ -108,7 +111,7 @@ class RowCache:
         """Fill an empty row with the longest known beginning of `tokens`, all but the last; returns its length."""
         known, shared = self._known(row.adapter, tokens)
         if known:
-            known.last_used = next(self._clock)
+            self._touch(known)
             self._storage.copy(known.place, row.place, shared)
             row.tokens[:] = tokens[:shared]
         return shared
@@ -117,7 +120,8 @@ class RowCache:
         """Stop running a row, and keep what it holds for reuse."""
         arena = self._arenas[row.place.length]
         self._exchange(row, running_in(arena) - 1)
-        row.running, row.last_used = False, next(self._clock)
+        row.running = False
+        self._touch(row)
         if len(row.tokens) < MIN_REUSE:
             self._evict(row)
         for other in list(self.rows()):
@@ -148,6 +152,14 @@ class RowCache:
         self._exchange(row, running_in(self._arenas[row.place.length]))
         row.running = True
         return row
+
+    def _touch(self, row: Row) -> None:
+        self._uses += 1
+        row.last_used = self._uses
+
+    def _age(self, row: Row) -> int:
+        """How many uses of rows ago it was used itself."""
+        return self._uses - row.last_used + 1
 
     def _exchange(self, row: Row, index: int) -> None:
         """Put a row into another slot of its arena, and what is there into its own."""
