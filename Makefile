@@ -5,7 +5,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/worker.txt)
 # Another build of torch, e.g. for a GPU: rm -f .venv/installed; make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?=
 
-.PHONY: run install test lint bench bench-engine
+.PHONY: run install test lint bench bench-engine bench-train
 
 run: install
 	@$(BIN)/python -m lyo.run
@@ -45,3 +45,6 @@ bench: install
 
 bench-engine: install
 	@$(BIN)/python -m tests.bench.engine
+
+bench-train: install
+	@$(BIN)/python -m tests.bench.train

@@ -5,7 +5,7 @@ A turn is `<start_of_turn>user\\n…<end_of_turn>\\n`; Gemma 4 writes `<|turn>` 
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Literal, TypedDict
 
@@ -37,15 +37,24 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
 
     Messages of one speaker in a row become one turn, parted by an empty line.
     """
+    tokens = [tokenizer.bos]
+    for _, turn in turns(tokenizer, messages):
+        tokens += turn
+    return tokens + answer_head(tokenizer) if add_generation_prompt else tokens
+
+
+def turns(tokenizer: Tokenizer, messages: Sequence[Message]) -> Iterator[tuple[str, list[int]]]:
+    """The turns that `render` joins: each one's speaker and tokens. Those of `model` begin with `answer_head`."""
     start, end = turn_marks(tokenizer)
     newline = tokenizer.encode("\n")
-    tokens = [tokenizer.bos]
     for speaker, group in groupby(messages, key=speaker_of):
         content = "\n\n".join(message["content"].strip() for message in group)
-        tokens += [start, *tokenizer.encode(f"{speaker}\n{content}"), end, *newline]
-    if add_generation_prompt:
-        tokens += [start, *tokenizer.encode("model\n")]
-    return tokens
+        yield speaker, [start, *tokenizer.encode(f"{speaker}\n{content}"), end, *newline]
+
+
+def answer_head(tokenizer: Tokenizer) -> list[int]:
+    """What stands before an answer, in its turn."""
+    return [turn_marks(tokenizer)[0], *tokenizer.encode("model\n")]
 
 
 def speaker_of(message: Message) -> str:
