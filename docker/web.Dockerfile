@@ -3,9 +3,9 @@
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 FROM ${BASE}
 
-ENV PYTHONUNBUFFERED=1 LYO_STATIC_ROOT=/app/static
+ENV PYTHONUNBUFFERED=1 LYO_STATIC_ROOT=/app/static LYO_FILES_DIR=/files
 WORKDIR /app
-RUN useradd --uid 10001 --no-create-home lyo
+RUN useradd --uid 10001 --no-create-home lyo && install -d -o 10001 /files
 COPY requirements/base.txt requirements/
 RUN pip install --no-cache-dir -r requirements/base.txt
 COPY manage.py .

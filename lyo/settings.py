@@ -47,6 +47,7 @@ INSTALLED_APPS = [
     "apps.jobs",
     "apps.inference",
     "apps.tutor",
+    "apps.training",
 ]
 
 MIDDLEWARE = [
@@ -97,6 +98,7 @@ CACHES = {
 
 STATIC_URL = "/static/"
 STATIC_ROOT = env.STATIC_ROOT
+MEDIA_ROOT = env.FILES_DIR
 
 # --- people ---
 AUTH_USER_MODEL = "users.User"
@@ -139,6 +141,7 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "apps.common.schema.AutoSchema",
     "EXCEPTION_HANDLER": "drf_standardized_errors.handler.exception_handler",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
+    "URL_FORMAT_OVERRIDE": None,  # `format` is a filter of ours; all is JSON
 }
 _STATUSES = ("400", "401", "403", "404", "405", "411", "413", "415", "429", "500", "503")
 DRF_STANDARDIZED_ERRORS = {
@@ -186,6 +189,7 @@ CELERY_BEAT_SCHEDULE = {
     # A message that waited long says nothing new: it expires. Not too soon, for clocks of hosts differ.
     "jobs.sweep": {"task": "jobs.sweep", "schedule": 1.0, "options": {"queue": "default", "expires": 10}},
     "jobs.delete_expired": {"task": "jobs.delete_expired", "schedule": 3600.0, "options": {"queue": "default"}},
+    "training.collect": {"task": "training.collect", "schedule": 60.0, "options": {"queue": "default", "expires": 60}},
     **{
         f"jobs.canary.{queue}": {
             "task": "jobs.canary",
@@ -241,6 +245,15 @@ UNFOLD = {
                 "items": [
                     _list("Conversations", "forum", "tutor.conversation"),
                     _list("Messages", "chat", "tutor.message"),
+                ],
+            },
+            {
+                "title": "Training",
+                "items": [
+                    _list("Examples", "rate_review", "training.example"),
+                    _list("Data set versions", "dataset", "training.datasetversion"),
+                    _list("Files", "upload_file", "training.file"),
+                    _list("Evaluation sets", "quiz", "training.evaluationset"),
                 ],
             },
             {

@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from apps.training.urls import openai_urlpatterns
 from lyo import ops
 
 urlpatterns = [
@@ -16,7 +17,9 @@ urlpatterns = [
     path("api/v1/", include("apps.users.urls")),
     path("api/v1/", include("apps.jobs.urls")),
     path("api/v1/", include("apps.tutor.urls")),
+    path("api/v1/", include("apps.training.urls")),
     path("v1/", include("apps.inference.urls")),
+    path("v1/", include(openai_urlpatterns)),
 ]
 
 handler400 = "apps.common.errors.handler400"

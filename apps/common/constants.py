@@ -13,6 +13,14 @@ class Subject(TextChoices):
     GENERAL = "general", "General"
 
 
+class Task(TextChoices):
+    """What a model is trained, evaluated and routed for."""
+
+    TUTORING = "tutoring", "Tutoring"
+    ENGAGEMENT = "engagement", "Engagement"
+    LEARNING_PATH = "learning_path", "Learning paths"
+
+
 class Level(TextChoices):
     BEGINNER = "beginner", "Beginner"
     INTERMEDIATE = "intermediate", "Intermediate"

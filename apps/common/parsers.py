@@ -23,29 +23,30 @@ class StrictJSONParser(JSONParser):
         return loads(parser_context["request"].body)  # reading `stream` would pass DATA_UPLOAD_MAX_MEMORY_SIZE by
 
 
-def loads(body: bytes) -> Any:
-    """Parse strictly; raises `ParseError`."""
+def loads(body: bytes, name: str = "The body") -> Any:
+    """Parse strictly; raises `ParseError`, which says of `name` what is wrong with it."""
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise ParseError(f"The body is not UTF-8: byte {error.start} is invalid.") from error
+        raise ParseError(f"{name} is not UTF-8: byte {error.start} is invalid.") from error
     try:
         value = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except json.JSONDecodeError as error:
-        raise ParseError(f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from error
+        place = f"line {error.lineno}, column {error.colno}" if "\n" in text else f"column {error.colno}"
+        raise ParseError(f"{name} is not JSON: {error.msg} at {place}.") from error
     except RecursionError:
-        _refuse_depth()
+        _refuse_depth(name)
     except ValueError as error:  # from _finite, or an integer of more digits than Python converts
-        raise ParseError(f"The body has a number out of range: {error}.") from error
+        raise ParseError(f"{name} has a number out of range: {error}.") from error
     for escape in _ESCAPE.finditer(text):
         if escape[1]:
             what = "NUL character" if escape[1] == "0000" else "lone surrogate"
-            raise ParseError(f"The body has a {what} at character {escape.start()}.")
+            raise ParseError(f"{name} has a {what} at character {escape.start()}.")
     layer = [value]
     for _ in range(MAX_DEPTH):
         layer = [inner for outer in layer for inner in _children(outer)]
     if any(map(_children, layer)):
-        _refuse_depth()
+        _refuse_depth(name)
     return value
 
 
@@ -62,5 +63,5 @@ def _finite(number: str) -> float:
     return value
 
 
-def _refuse_depth() -> NoReturn:
-    raise ParseError(f"The body is nested more than {MAX_DEPTH} levels deep.")
+def _refuse_depth(name: str) -> NoReturn:
+    raise ParseError(f"{name} is nested more than {MAX_DEPTH} levels deep.")

@@ -1,16 +1,13 @@
-"""Refusals in the form that OpenAI's clients read: `{"error": {"message", "type", "param", "code"}}`."""
+"""Refusals that only models and their answers have."""
 
 from typing import Any
 
 from rest_framework import status
 from rest_framework.exceptions import APIException, NotFound
-from rest_framework.response import Response
-from rest_framework.settings import api_settings
 
-from apps.common.errors import RETRY_AFTER_S, ExceptionHandler, openai_error
+from apps.common.errors import RETRY_AFTER_S, openai_error
 from apps.jobs.models import Job, State
 
-CODES = {status.HTTP_401_UNAUTHORIZED: "invalid_api_key", status.HTTP_429_TOO_MANY_REQUESTS: "rate_limit_exceeded"}
 PARAMS = {"context_length_exceeded": "messages", "unsupported_schema": "response_format"}
 CLIENT_CLOSED_REQUEST = 499  # gRPC's CANCELLED over HTTP; OpenAI's clients would repeat a 409 or a 5xx by themselves
 
@@ -45,23 +42,3 @@ class JobFailed(APIException):
     def body(self) -> dict[str, Any]:
         """For a stream, whose status has been sent."""
         return openai_error(self.status_code, self.error["code"], self.error["detail"], self.param)
-
-
-class _Handler(ExceptionHandler):
-    def format_exception(self, exc: APIException) -> dict[str, Any]:
-        """The first error; what an exception has in `extra` stands beside it."""
-        first = super().format_exception(exc)["errors"][0]
-        path = [name for name in (first["attr"] or "").split(".") if name != api_settings.NON_FIELD_ERRORS_KEY]
-        field = ".".join(path) or None
-        body = openai_error(
-            exc.status_code,
-            CODES.get(exc.status_code, first["code"]),
-            f"{field}: {first['detail']}" if field else first["detail"],
-            field or getattr(exc, "param", None),
-        )
-        body["error"].update(getattr(exc, "extra", {}))
-        return body
-
-
-def exception_handler(exc: Exception, context: Any) -> Response | None:
-    return _Handler(exc, context).run()

@@ -295,17 +295,6 @@ class EmbeddingCreateSerializer(OpenAISerializer):
 # --- answers, for the schema ---
 
 
-class ErrorDetailSerializer(serializers.Serializer[Any]):
-    message = serializers.CharField()
-    type = serializers.CharField()
-    param = serializers.CharField(allow_null=True, help_text="The field that is wrong.")
-    code = serializers.CharField(allow_null=True)
-
-
-class ErrorSerializer(serializers.Serializer[Any]):
-    error = ErrorDetailSerializer()
-
-
 class ModelSerializer(serializers.Serializer[Any]):
     id = serializers.CharField()
     object = serializers.CharField(help_text='"model".')

@@ -13,33 +13,25 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apps.common.middleware import DeferredResponse
+from apps.common.openai import COMMON_ERRORS, ErrorSerializer, OpenAIView
 from apps.common.throttles import GenerationThrottle
-from apps.common.views import ApiView
 from apps.inference import completions, selectors, services
-from apps.inference.errors import exception_handler
 from apps.inference.serializers import (
     ChatCompletionCreateSerializer,
     ChatCompletionSerializer,
     EmbeddingCreateSerializer,
     EmbeddingListSerializer,
-    ErrorSerializer,
     ModelListSerializer,
     ModelSerializer,
 )
 from apps.jobs import streams
 from apps.users.auth import AuthenticatedRequest
 
-COMMON_ERRORS = dict.fromkeys((401, 405, 429, 500, 503), ErrorSerializer)
 ERRORS = dict.fromkeys((400, 404, 409, 411, 413, 415, 499, 504), ErrorSerializer) | COMMON_ERRORS
 IDEMPOTENCY_KEY = OpenApiParameter("Idempotency-Key", OpenApiTypes.STR, "header", description="Makes repeats harmless.")
 
 
-class OpenAIView(ApiView):
-    """Answers, and refuses, in the form that OpenAI's clients expect."""
-
-    def get_exception_handler(self) -> Callable[..., Response | None]:
-        return exception_handler
-
+class AnsweringView(OpenAIView):
     def deferred(self, make: Callable[[], Awaitable[HttpResponseBase]]) -> DeferredResponse:
         """Answer with what `make` returns or refuses with, while neither a thread nor a connection waits for it."""
         streams.release_connection()
@@ -69,7 +61,7 @@ class ModelDetail(OpenAIView):
         return Response(_model_data(selectors.model_get(model_id=model_id)))
 
 
-class ChatCompletions(OpenAIView):
+class ChatCompletions(AnsweringView):
     throttle_classes = [GenerationThrottle]
 
     @extend_schema(
@@ -100,7 +92,7 @@ class ChatCompletions(OpenAIView):
         return self.deferred(streamed if stream else whole)
 
 
-class Embeddings(OpenAIView):
+class Embeddings(AnsweringView):
     throttle_classes = [GenerationThrottle]
 
     @extend_schema(

@@ -18,6 +18,7 @@ SUBJECTS = {
     Subject.STUDY: "The subject is how to study. Make plans with days, goals and a way to check progress.",
     Subject.GENERAL: "",
 }
+HISTORY = 40  # messages that are offered to the prompt; the worker drops the oldest turns that do not fit
 LEVELS = {
     Level.BEGINNER: "The learner is a beginner: avoid jargon, use everyday examples.",
     Level.INTERMEDIATE: "The learner knows the basics: use the field's terms and explain new ones.",

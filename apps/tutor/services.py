@@ -6,19 +6,19 @@ from typing import Any
 from django.db import transaction
 from rest_framework.exceptions import NotFound
 
+from apps.common import examples
 from apps.common.errors import Conflict
 from apps.jobs.models import ACTIVE, Job, State
 from apps.jobs.services import job_admit, job_cancel, job_create, job_find_repeat
 from apps.tutor.models import Conversation, Feedback, Message
-from apps.tutor.prompts import messages_for_model
-from apps.tutor.selectors import message_data
+from apps.tutor.prompts import HISTORY, messages_for_model
+from apps.tutor.selectors import SOURCE, message_data
 from apps.users.models import User
 from lyo import env
 
 JOB_KIND = "chat"
 QUEUE = "generate"
 TITLE_LENGTH = 80
-HISTORY = 40  # messages that are offered to the prompt; the worker drops the oldest turns that do not fit
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,12 @@ def conversation_create(*, user: User, subject: str, level: str | None) -> Conve
     return Conversation.objects.create(user=user, subject=subject, level=level or user.level)
 
 
+@transaction.atomic
 def conversation_delete(*, conversation: Conversation) -> None:
-    """Delete a conversation with its messages; a running answer is cancelled."""
+    """Delete a conversation with its messages and the examples made of them; a running answer is cancelled."""
     for job in Job.objects.filter(message__conversation=conversation, state__in=ACTIVE):
         job_cancel(job=job)
+    examples.deleted(SOURCE, list(conversation.messages.values_list("id", flat=True)))
     conversation.delete()
 
 
@@ -114,8 +116,10 @@ def feedback_give(*, message: Message, rating: str, reason: str = "") -> Feedbac
     return feedback
 
 
+@transaction.atomic
 def feedback_withdraw(*, message: Message) -> None:
     Feedback.objects.filter(message=message).delete()
+    message.save(update_fields=["updated_at"])  # so that it is observed again, as an answer without a rating
 
 
 def conversation_erase(user: User) -> None:

@@ -65,10 +65,10 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     search_fields = ("username", "email")
     ordering = ("-date_joined",)
     date_hierarchy = "date_joined"
-    readonly_fields = ("change_password", "date_joined", "last_login")
+    readonly_fields = ("change_password", "birth_year", "training_consented_at", "date_joined", "last_login")
     fieldsets = (
         (None, {"fields": ("username", "email", "role", "is_active", "change_password")}),
-        ("Profile", {"fields": ("interests", "level", "language")}),
+        ("Profile", {"fields": ("interests", "level", "language", "birth_year", "training_consented_at")}),
         ("Permissions", {"fields": ("is_superuser", "groups", "user_permissions")}),
         ("Times", {"fields": ("date_joined", "last_login")}),
     )

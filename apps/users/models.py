@@ -3,9 +3,11 @@ from uuid import uuid4
 
 from django.contrib.auth import models as auth_models
 from django.contrib.postgres.fields import ArrayField
-from django.core.validators import RegexValidator
+from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 from knox.models import AbstractAuthToken
 
 from apps.common.constants import Level
@@ -16,10 +18,18 @@ language_validator = RegexValidator(
 )
 
 
+ADULT_AGE = 18
+
+
 class Role(models.TextChoices):
     LEARNER = "learner", "Learner"
     TEACHER = "teacher", "Teacher"
     STAFF = "staff", "Staff"
+
+
+def latest_adult_birth_year() -> int:
+    """Whoever was born by its end is of age, whatever their birthday."""
+    return timezone.now().year - ADULT_AGE - 1
 
 
 class UserManager(auth_models.UserManager["User"]):
@@ -43,6 +53,12 @@ class User(auth_models.AbstractUser):
     interests = ArrayField(models.CharField(max_length=50), size=20, default=list, blank=True)
     level = models.CharField(max_length=20, choices=Level.choices, default=Level.BEGINNER)
     language = models.CharField(max_length=35, default="en", validators=[language_validator])
+    birth_year = models.PositiveSmallIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1900)], help_text="Who gives none counts as a minor."
+    )
+    training_consented_at = models.DateTimeField(
+        null=True, blank=True, help_text="Since when models may learn from what the user does; empty is never."
+    )
 
     objects: ClassVar[UserManager] = UserManager()
 
@@ -54,6 +70,15 @@ class User(auth_models.AbstractUser):
                 name="user_is_staff_by_role",
             )
         ]
+
+    @property
+    def training_consent(self) -> bool:
+        return self.training_consented_at is not None
+
+    def clean(self) -> None:
+        super().clean()
+        if self.training_consent and (self.birth_year is None or self.birth_year > latest_adult_birth_year()):
+            raise ValidationError({"training_consent": "Only adults can give it: birth_year must say so."})
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.is_staff = self.role == Role.STAFF

@@ -4,7 +4,12 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from rest_framework.exceptions import NotFound
 
-from apps.users.models import Token, User
+from apps.users.models import Token, User, latest_adult_birth_year
+
+
+def user_list_consenting() -> QuerySet[User]:
+    """Those from whom models may learn: adults who said so."""
+    return User.objects.filter(training_consented_at__isnull=False, birth_year__lte=latest_adult_birth_year())
 
 
 def token_list_for_user(*, user: User) -> QuerySet[Token]:

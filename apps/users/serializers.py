@@ -16,16 +16,33 @@ class PasswordField(serializers.CharField):
 
 
 class UserSerializer(serializers.ModelSerializer[User]):
+    training_consent = serializers.BooleanField(help_text="Whether models may learn from what the user does.")
+
     class Meta:
         model = User
-        fields = ("id", "username", "email", "role", "interests", "level", "language", "date_joined")
+        fields = (
+            "id",
+            "username",
+            "email",
+            "role",
+            "interests",
+            "level",
+            "language",
+            "birth_year",
+            "training_consent",
+            "date_joined",
+        )
         read_only_fields = fields
 
 
 class UserUpdateSerializer(StrictSerializer, serializers.ModelSerializer[User]):
+    training_consent = serializers.BooleanField(
+        required=False, help_text="Whether models may learn from what you do from now on; adults only."
+    )
+
     class Meta:
         model = User
-        fields = ("interests", "level", "language")
+        fields = ("interests", "level", "language", "birth_year", "training_consent")
 
 
 class RegisterSerializer(StrictSerializer):

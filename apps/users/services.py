@@ -17,6 +17,7 @@ from apps.users.selectors import token_list_for_user
 # What other apps keep of a user: they add it here in `AppConfig.ready`.
 _exports: dict[str, Callable[[User], Any]] = {}
 _erasures: dict[str, Callable[[User], None]] = {}
+_withdrawals: dict[str, Callable[[User], None]] = {}
 
 
 def export_register(name: str, export: Callable[[User], Any]) -> None:
@@ -27,6 +28,11 @@ def export_register(name: str, export: Callable[[User], Any]) -> None:
 def erasure_register(name: str, erase: Callable[[User], None]) -> None:
     """Have `erase(user)` called, in the same transaction, before a user's row is deleted."""
     _erasures[name] = erase
+
+
+def withdrawal_register(name: str, withdraw: Callable[[User], None]) -> None:
+    """Have `withdraw(user)` called, in the same transaction, when a user takes back the consent to training."""
+    _withdrawals[name] = withdraw
 
 
 # --- accounts ---
@@ -63,17 +69,40 @@ def user_logout(*, token: Token) -> None:
     token_revoke(token=token)
 
 
-def user_update(*, user: User, **changes: Any) -> User:
-    """Change the user's own profile: interests, level, language."""
+@transaction.atomic
+def user_update(*, user: User, training_consent: bool | None = None, **changes: Any) -> User:
+    """Change the user's own profile; raises `ValidationError` where a minor would consent to training.
+
+    Consent counts from when it is given; with its end, what was taken under it goes.
+    """
+    withdrawn = training_consent is False and user.training_consent
+    if withdrawn or (training_consent and not user.training_consent):
+        changes["training_consented_at"] = timezone.now() if training_consent else None
     for field, value in changes.items():
         setattr(user, field, value)
+    user.clean()
     user.save(update_fields=[*changes])
+    if withdrawn:
+        for withdraw in _withdrawals.values():
+            withdraw(user)
     return user
 
 
 def user_export(*, user: User) -> dict[str, Any]:
     """All that is kept of a user, secrets excepted."""
-    fields = ("id", "username", "email", "role", "interests", "level", "language", "date_joined", "last_login")
+    fields = (
+        "id",
+        "username",
+        "email",
+        "role",
+        "interests",
+        "level",
+        "language",
+        "birth_year",
+        "training_consented_at",
+        "date_joined",
+        "last_login",
+    )
     tokens = token_list_for_user(user=user).values("id", "name", "created_at", "expiry")
     return {
         "user": {field: getattr(user, field) for field in fields},

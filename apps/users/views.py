@@ -101,7 +101,7 @@ class Me(ApiView):
 
     @extend_schema(request=UserUpdateSerializer, responses=UserSerializer)
     def patch(self, request: AuthenticatedRequest) -> Response:
-        """Change the profile: interests, level, language."""
+        """Change the profile. To take back `training_consent` deletes what was collected under it."""
         user = services.user_update(user=request.user, **self.validated(UserUpdateSerializer))
         return Response(UserSerializer(user).data)
 

@@ -75,6 +75,28 @@ def test_a_learner_gets_no_answer_that_is_not_documented(
     case.validate_response(response, excluded_checks=[response_schema_conformance] if streamed else [])
 
 
+@pytest.fixture
+def trained(stack: Stack) -> dict[str, str]:
+    """The staff's token, and ids of a file, its example and a data set version of it."""
+    token = httpx.post(f"{stack.web}/api/v1/auth/login", json=stack.admin).json()["token"]
+    with httpx.Client(base_url=stack.web, headers={"Authorization": f"Bearer {token}"}, timeout=60) as staff:
+        line = f'{{"instruction": "What is {uuid4()}?", "output": "Random."}}'
+        file = staff.post("/v1/files", data={"purpose": "fine-tune"}, files={"file": ("a.jsonl", line)}).json()["id"]
+        made = staff.post("/api/v1/training/dataset-versions", json={"files": [file], "validation_share": 0})
+        example = staff.get("/api/v1/training/examples").json()["results"][0]["id"]
+    return {"token": token, "file_id": file, "version_id": made.json()["id"], "example_id": example}
+
+
+@SCHEMA.include(path_regex="/training/|/v1/files").parametrize()
+@MANY
+def test_staff_get_no_answer_that_is_not_documented(
+    case: schemathesis.Case, stack: Stack, trained: dict[str, str]
+) -> None:
+    case.path_parameters.update({name: trained[name] for name in case.path_parameters if name in trained})
+    response = case.call(stack.web, headers={"Authorization": f"Bearer {trained['token']}"})
+    case.validate_response(response)
+
+
 @SCHEMA.parametrize()
 @MANY
 def test_without_a_token_nothing_but_registration_and_login_answers(case: schemathesis.Case, stack: Stack) -> None:

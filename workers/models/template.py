@@ -7,7 +7,7 @@ A turn is `<start_of_turn>user\\n…<end_of_turn>\\n`; Gemma 4 writes `<|turn>` 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from workers.models.tokenizer import Tokenizer
 from workers.protocols import Refused
@@ -20,6 +20,7 @@ INSTRUCTIONS = ("system", "developer")
 class Message(TypedDict):
     role: str
     content: str
+    weight: NotRequired[int]  # 0: not to be learnt
 
 
 def turn_marks(tokenizer: Tokenizer) -> tuple[int, int]:

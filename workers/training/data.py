@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workers.models.template import Message, answer_head, turn_marks, turns
+from workers.models.template import Message, answer_head, speaker_of, turn_marks, turns
 from workers.models.tokenizer import Tokenizer
 from workers.protocols import Refused
 from workers.training.recipe import Method
@@ -110,18 +111,22 @@ def encode_one(tokenizer: Tokenizer, record: Mapping[str, Any], method: Method) 
 
 
 def example_of(tokenizer: Tokenizer, messages: Sequence[Message], last: bool = False, liked: bool = True) -> Example:
-    """last: only the last turn is learnt, which must be the assistant's; else every one of the assistant's is."""
+    """last: only the last turn is learnt, which must be the assistant's; else every one of the assistant's is.
+
+    But for those whose messages all have `"weight": 0`, as OpenAI's files have it.
+    """
     head, end = len(answer_head(tokenizer)), turn_marks(tokenizer)[1]
     tokens = [tokenizer.bos]
     learnt: list[int] = []
     speaker = None
-    for speaker, turn in turns(tokenizer, messages):
-        if speaker == "model":
+    weights = [any(m.get("weight", 1) for m in turn) for _, turn in groupby(messages, key=speaker_of)]
+    for weight, (speaker, turn) in zip(weights, turns(tokenizer, messages), strict=True):
+        if speaker == "model" and (weight or last):
             ended = len(tokens) + turn.index(end, head) + 1
             learnt = ([] if last else learnt) + list(range(len(tokens) + head, ended))
         tokens += turn
     if not learnt:
-        raise Refused("invalid_example", "no message has the role assistant: there is nothing to learn")
+        raise Refused("invalid_example", "no message has the role assistant and a weight: there is nothing to learn")
     if last and speaker != "model":
         raise Refused("invalid_example", "the last message is not the assistant's")
     return Example(tuple(tokens[: learnt[-1] + 1]), tuple(learnt), liked)

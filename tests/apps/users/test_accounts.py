@@ -41,6 +41,8 @@ def test_registration_makes_a_learner_whose_token_works(anonymous: APIClient) ->
         "interests": [],
         "level": "beginner",
         "language": "en",
+        "birth_year": None,
+        "training_consent": False,
         "date_joined": user.date_joined.isoformat().replace("+00:00", "Z"),
     }
     assert body.keys() == {"user", "token"}

@@ -50,6 +50,15 @@ def test_every_turn_of_the_assistant_is_learnt_and_what_follows_the_last_is_not_
     assert learnt(example_of(words, [USER, ANSWER, THANKS, ANSWER], last=True)) == LEARNT
 
 
+def test_a_turn_without_weight_is_read_and_not_learnt(words: Tokenizer) -> None:
+    unlearnt = {**ANSWER, "weight": 0}
+    example = example_of(words, [SYSTEM, USER, unlearnt, THANKS, ANSWER])
+    assert example.tokens == example_of(words, [SYSTEM, USER, ANSWER, THANKS, ANSWER]).tokens
+    assert learnt(example) == LEARNT
+    assert example.learnt[0] > len(PROMPT) + len(LEARNT)
+    assert learnt(example_of(words, [USER, unlearnt], last=True)) == LEARNT
+
+
 def test_an_empty_answer_teaches_to_end_the_turn(words: Tokenizer) -> None:
     assert learnt(example_of(words, [USER, {"role": "assistant", "content": " "}])) == [106]
 
@@ -107,8 +116,9 @@ def test_too_long_examples_are_counted_by_index_and_left_out_whole(words: Tokeni
 @pytest.mark.parametrize(
     ("record", "method", "problem"),
     [
-        ({"messages": [USER]}, "sft", "no message has the role assistant"),
-        ({"messages": []}, "sft", "no message has the role assistant"),
+        ({"messages": [USER]}, "sft", "no message has the role assistant and a weight"),
+        ({"messages": [USER, {**ANSWER, "weight": 0}]}, "sft", "no message has the role assistant and a weight"),
+        ({"messages": []}, "sft", "no message has the role assistant and a weight"),
         ({"messages": [USER, {"role": "assistant"}]}, "sft", r'not of the form \{"messages": \[...\]\}'),
         ({"messages": [{"role": "tool", "content": "x"}, ANSWER]}, "full", "role 'tool' is not one of"),
         ({"messages": [USER], "chosen": "Yes."}, "dpo", 'not of the form .*"rejected"'),

@@ -1,0 +1,16 @@
+from django.apps import AppConfig
+
+
+class TrainingConfig(AppConfig):
+    name = "apps.training"
+    verbose_name = "Training"
+
+    def ready(self) -> None:
+        from apps.common.examples import deletion_register
+        from apps.training import selectors, services
+        from apps.users.services import erasure_register, export_register, withdrawal_register
+
+        deletion_register(services.examples_forget)
+        export_register("training_examples", selectors.example_export)
+        erasure_register("training_examples", services.learner_erase)
+        withdrawal_register("training_examples", services.learner_erase)

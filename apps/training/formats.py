@@ -1,0 +1,346 @@
+"""The formats of examples: how a JSON line is read, and what a trainer takes of it. Pure functions.
+
+chat           {"messages": [{"role", "content"}, ..., the assistant's]}; "weight": 0 excludes a turn from the loss
+instruction    {"instruction", "input", "output"}
+engagement     {"content": {type, subject, duration, tags}, "user_profile": {interests, level}, "expected_engagement"}
+learning_path  {"goal", "current_level", "time_available", "learning_path": [...]}
+preference     {"messages", "chosen", "rejected"}, or as OpenAI has it {"input", "preferred_output",
+               "non_preferred_output"}
+thumb          {"messages": [..., the assistant's], "liked": true | false}
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from django.db.models import TextChoices
+from rest_framework.exceptions import ParseError
+
+from apps.common.constants import Level, Task
+from apps.common.parsers import loads
+
+Record = dict[str, Any]
+
+ROLES = ("system", "developer", "user", "assistant")
+SECONDS, MINUTES = 10**6, 10**7  # more is a slip of the pen
+
+
+class Format(TextChoices):
+    CHAT = "chat", "Chat"
+    INSTRUCTION = "instruction", "Instruction"
+    ENGAGEMENT = "engagement", "Engagement"
+    LEARNING_PATH = "learning_path", "Learning path"
+    PREFERENCE = "preference", "Preference pair"
+    THUMB = "thumb", "Thumb up or down"
+
+
+class Method(TextChoices):
+    SUPERVISED = "supervised", "Supervised"
+    DPO = "dpo", "Preference pairs (DPO)"
+    KTO = "kto", "Thumbs (KTO)"
+
+
+TASKS = {Format.ENGAGEMENT: Task.ENGAGEMENT, Format.LEARNING_PATH: Task.LEARNING_PATH}  # of what is imported
+FORMATS = {  # that a method learns from
+    Method.SUPERVISED: tuple(Format),
+    Method.DPO: (Format.PREFERENCE,),
+    Method.KTO: (Format.THUMB,),
+}
+
+
+class Invalid(ValueError):
+    """What is wrong with an example, in words for those who made it."""
+
+
+# --- reading ---
+
+
+def parse(line: bytes, number: int) -> tuple[Format, Record]:
+    """Read a line of JSONL. Raises `Invalid`, which names the line and the field."""
+    try:
+        return validate(loads(line, name=f"line {number}"))
+    except ParseError as error:
+        raise Invalid(str(error.detail)) from error
+    except Invalid as error:
+        raise Invalid(f"line {number}: {error}") from error
+
+
+def validate(record: Any) -> tuple[Format, Record]:
+    """The format of a record, and the record in its one form. Raises `Invalid`, which names the field."""
+    if not isinstance(record, dict):
+        raise Invalid(f"it is {_kind(record)}, not an object")
+    for format_, marks, read in READERS:
+        if any(mark in record for mark in marks):
+            return format_, read(record)
+    known = ", ".join(f'"{mark}"' for _, marks, _ in READERS for mark in marks)
+    raise Invalid(f"it is of no known format: it has none of {known}")
+
+
+def _chat(record: Record) -> Record:
+    _only(record, "", ("messages",), CHAT)
+    messages = _messages(record, "messages", CHAT, ends_with="assistant")
+    if not any(message["role"] == "assistant" and message.get("weight", 1) for message in messages):
+        raise Invalid('messages has no assistant\'s turn to learn: all have "weight": 0')
+    return {"messages": messages}
+
+
+def _thumb(record: Record) -> Record:
+    _only(record, "", ("messages", "liked"), THUMB)
+    liked = _field(record, "", "liked", (bool,), THUMB)
+    return {"messages": _messages(record, "messages", THUMB, ends_with="assistant"), "liked": liked}
+
+
+def _preference(record: Record) -> Record:
+    _only(record, "", ("messages", "chosen", "rejected"), PREFERENCE)
+    messages = _messages(record, "messages", PREFERENCE, ends_with="user")
+    chosen, rejected = (_text(record, "", name, PREFERENCE) for name in ("chosen", "rejected"))
+    return _pair(messages, chosen, rejected)
+
+
+def _openai_preference(record: Record) -> Record:
+    _only(record, "", ("input", "preferred_output", "non_preferred_output"), OPENAI_PREFERENCE)
+    question = _field(record, "", "input", (dict,), OPENAI_PREFERENCE)
+    messages = _messages(question, "input.messages", OPENAI_PREFERENCE, ends_with="user")
+    answers = []
+    for name in ("preferred_output", "non_preferred_output"):
+        output = _messages(record, name, OPENAI_PREFERENCE, ends_with="assistant", has_question=False)
+        if len(output) > 1:
+            raise Invalid(f"{name} has {len(output)} messages, not one (expected {OPENAI_PREFERENCE})")
+        answers.append(output[0]["content"])
+    return _pair(messages, *answers)
+
+
+def _pair(messages: list[Record], chosen: str, rejected: str) -> Record:
+    if chosen == rejected:
+        raise Invalid("both answers are the same: there is no preference to learn")
+    return {"messages": messages, "chosen": chosen, "rejected": rejected}
+
+
+def _instruction(record: Record) -> Record:
+    _only(record, "", ("instruction", "input", "output"), INSTRUCTION)
+    given = _field({"input": "", **record}, "", "input", (str,), INSTRUCTION)
+    instruction, output = (_text(record, "", name, INSTRUCTION) for name in ("instruction", "output"))
+    return {"instruction": instruction, "input": given, "output": output}
+
+
+def _engagement(record: Record) -> Record:
+    _only(record, "", ("content", "user_profile", "expected_engagement"), ENGAGEMENT)
+    content = _field(record, "", "content", (dict,), ENGAGEMENT)
+    _only(content, "content", ("type", "subject", "duration", "tags"), ENGAGEMENT)
+    profile = _field(record, "", "user_profile", (dict,), ENGAGEMENT)
+    _only(profile, "user_profile", ("interests", "level"), ENGAGEMENT)
+    return {
+        "content": {
+            "type": _text(content, "content", "type", ENGAGEMENT),
+            "subject": _text(content, "content", "subject", ENGAGEMENT),
+            "duration": _number(content, "content", "duration", 0, SECONDS, ENGAGEMENT),
+            "tags": _texts(content, "content", "tags", ENGAGEMENT),
+        },
+        "user_profile": {
+            "interests": _texts(profile, "user_profile", "interests", ENGAGEMENT),
+            "level": _choice(profile, "user_profile", "level", Level.values, ENGAGEMENT),
+        },
+        "expected_engagement": _number(record, "", "expected_engagement", 0, 1, ENGAGEMENT),
+    }
+
+
+def _learning_path(record: Record) -> Record:
+    _only(record, "", ("goal", "current_level", "time_available", "learning_path"), LEARNING_PATH)
+    steps = _texts(record, "", "learning_path", LEARNING_PATH)
+    if not steps:
+        raise Invalid(f"learning_path is empty (expected {LEARNING_PATH})")
+    return {
+        "goal": _text(record, "", "goal", LEARNING_PATH),
+        "current_level": _choice(record, "", "current_level", Level.values, LEARNING_PATH),
+        "time_available": _number(record, "", "time_available", 0, MINUTES, LEARNING_PATH),
+        "learning_path": steps,
+    }
+
+
+MESSAGE = '{"role": "user" | "assistant" | "system", "content": "..."}'
+CHAT = f'{{"messages": [{MESSAGE}, ...]}}'
+THUMB = f'{{"messages": [{MESSAGE}, ...], "liked": true | false}}'
+PREFERENCE = f'{{"messages": [{MESSAGE}, ...], "chosen": "...", "rejected": "..."}}'
+OPENAI_PREFERENCE = (
+    '{"input": {"messages": [...]}, "preferred_output": [{"role": "assistant", "content": "..."}], '
+    '"non_preferred_output": [{"role": "assistant", "content": "..."}]}'
+)
+INSTRUCTION = '{"instruction": "...", "input": "...", "output": "..."}'
+ENGAGEMENT = (
+    '{"content": {"type": "...", "subject": "...", "duration": seconds, "tags": ["...", ...]}, '
+    '"user_profile": {"interests": ["...", ...], "level": "..."}, "expected_engagement": 0 to 1}'
+)
+LEARNING_PATH = '{"goal": "...", "current_level": "...", "time_available": minutes, "learning_path": ["...", ...]}'
+
+# Each format with the fields by which it is told from those below, and what reads it.
+READERS: tuple[tuple[Format, tuple[str, ...], Callable[[Record], Record]], ...] = (
+    (Format.THUMB, ("liked",), _thumb),
+    (Format.PREFERENCE, ("chosen", "rejected"), _preference),
+    (Format.PREFERENCE, ("preferred_output", "non_preferred_output"), _openai_preference),
+    (Format.CHAT, ("messages",), _chat),
+    (Format.INSTRUCTION, ("instruction", "output"), _instruction),
+    (Format.ENGAGEMENT, ("user_profile", "expected_engagement"), _engagement),
+    (Format.LEARNING_PATH, ("goal", "learning_path"), _learning_path),
+)
+
+
+def _messages(record: Record, path: str, expected: str, ends_with: str, has_question: bool = True) -> list[Record]:
+    owner, _, name = path.rpartition(".")
+    messages = _field(record, owner, name, (list,), expected)
+    for index, message in enumerate(messages):
+        place = f"{path}[{index}]"
+        if not isinstance(message, dict):
+            raise Invalid(f"{place} is {_kind(message)}, not an object (expected {MESSAGE})")
+        _choice(message, place, "role", ROLES, MESSAGE)
+        _text(message, place, "content", MESSAGE)
+        _only(message, place, ("role", "content", "weight"), MESSAGE)
+        if message.get("weight", 1) not in (0, 1) or (message["role"] != "assistant" and "weight" in message):
+            raise Invalid(f"{place}.weight must be 0 or 1, and only an assistant's message has it")
+    if not messages:
+        raise Invalid(f"{path} is empty (expected {expected})")
+    if messages[-1]["role"] != ends_with:
+        raise Invalid(f'{path}[{len(messages) - 1}].role is "{messages[-1]["role"]}": the last must be "{ends_with}"')
+    if has_question and not any(message["role"] == "user" for message in messages):
+        raise Invalid(f'{path} has no message of the role "user": there is no question')
+    return list(messages)
+
+
+def _only(record: Record, where: str, known: tuple[str, ...], expected: str) -> None:
+    for name in record:
+        if name not in known:
+            raise Invalid(f'{where or "it"} has an unknown field "{name[:50]}" (expected {expected})')
+
+
+def _field(record: Record, where: str, name: str, types: tuple[type, ...], expected: str) -> Any:
+    if name not in record:
+        raise Invalid(f'{where or "it"} has no "{name}" (expected {expected})')
+    value = record[name]
+    if type(value) not in types:
+        raise Invalid(f"{_join(where, name)} is {_kind(value)}, not {KINDS[types[0]]} (expected {expected})")
+    return value
+
+
+def _text(record: Record, where: str, name: str, expected: str) -> str:
+    value: str = _field(record, where, name, (str,), expected)
+    if not value.strip():
+        raise Invalid(f"{_join(where, name)} is empty (expected {expected})")
+    return value
+
+
+def _texts(record: Record, where: str, name: str, expected: str) -> list[str]:
+    values: list[str] = _field(record, where, name, (list,), expected)
+    return [_text({f"{name}[{i}]": value}, where, f"{name}[{i}]", expected) for i, value in enumerate(values)]
+
+
+def _choice(record: Record, where: str, name: str, choices: tuple[str, ...] | list[str], expected: str) -> str:
+    value = _text(record, where, name, expected)
+    if value not in choices:
+        raise Invalid(f'{_join(where, name)} is "{value[:50]}", not one of {", ".join(choices)}')
+    return value
+
+
+def _number(record: Record, where: str, name: str, low: int, high: int, expected: str) -> float:
+    value: float = _field(record, where, name, (float, int), expected)
+    if not low <= value <= high:
+        raise Invalid(f"{_join(where, name)} is not from {low} to {high}")
+    return value
+
+
+KINDS: dict[type, str] = {
+    str: "a string",
+    float: "a number",
+    int: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def _kind(value: Any) -> str:
+    return KINDS.get(type(value), "null")
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+# --- what is learnt ---
+
+
+def training_form(format_: str, record: Record, method: str) -> Record | None:
+    """What a trainer takes of an example; None where the method cannot learn from it.
+
+    supervised: `{"messages"}`, of which the assistant's turns are learnt but for those of weight 0;
+    dpo: `{"messages", "chosen", "rejected"}`; kto: `{"messages", "liked"}`, of which the last turn is learnt.
+    """
+    if format_ not in FORMATS[Method(method)]:
+        return None
+    if method != Method.SUPERVISED:
+        return record
+    match Format(format_):
+        case Format.THUMB if not record["liked"]:
+            return None
+        case Format.THUMB:
+            *context, answer = record["messages"]
+            return {"messages": [*_unlearnt(context), answer]}
+        case Format.PREFERENCE:
+            return {"messages": [*_unlearnt(record["messages"]), _message("assistant", record["chosen"])]}
+        case Format.CHAT:
+            return {"messages": record["messages"]}
+        case _:
+            parts = parts_of(format_, record)
+            return {"messages": [_message("user", parts.question), _message("assistant", parts.answer)]}
+
+
+class Parts(NamedTuple):
+    """An example as texts. The problem of a conversation is its first question; its last one is what is answered."""
+
+    problem: str
+    question: str
+    answer: str
+
+
+def parts_of(format_: str, record: Record) -> Parts:
+    match Format(format_):
+        case Format.INSTRUCTION:
+            question = "\n\n".join(filter(None, (record["instruction"], record["input"])))
+            return Parts(question, question, record["output"])
+        case Format.ENGAGEMENT:
+            question = engagement_question(record["content"], record["user_profile"])
+            return Parts(question, question, f"{record['expected_engagement']:.2f}")
+        case Format.LEARNING_PATH:
+            question = learning_path_question(record["goal"], record["current_level"], record["time_available"])
+            return Parts(question, question, "\n".join(record["learning_path"]))
+        case Format.PREFERENCE:
+            asked = questions_of(record)
+            return Parts(asked[0], asked[-1], f"{record['chosen']}\n\n{record['rejected']}")
+    asked = questions_of(record)
+    return Parts(asked[0], asked[-1], record["messages"][-1]["content"])
+
+
+def questions_of(record: Record) -> list[str]:
+    """What the learner said in a record that has messages."""
+    return [message["content"] for message in record["messages"] if message["role"] == "user"]
+
+
+def engagement_question(content: Record, user_profile: Record) -> str:
+    return (
+        "How likely is this learner to engage with this content? Answer with a number from 0 to 1.\n"
+        f"Content: {content['type']}, subject {content['subject']}, {content['duration']:g} seconds, "
+        f"tags: {', '.join(content['tags']) or 'none'}.\n"
+        f"Learner: {user_profile['level']}, interests: {', '.join(user_profile['interests']) or 'none'}."
+    )
+
+
+def learning_path_question(goal: str, current_level: str, time_available: float) -> str:
+    return (
+        "Make a learning path, one step on each line.\n"
+        f"Goal: {goal}\nPresent level: {current_level}\nTime available: {time_available:g} minutes a day"
+    )
+
+
+def _unlearnt(messages: list[Record]) -> list[Record]:
+    return [{**message, "weight": 0} if message["role"] == "assistant" else message for message in messages]
+
+
+def _message(role: str, content: str) -> Record:
+    return {"role": role, "content": content}

@@ -1,0 +1,195 @@
+"""/v1/files, by the official client over a real socket."""
+
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from django.contrib.auth.models import Permission
+from django.core.files.storage import default_storage
+
+from apps.training import services
+from apps.training.models import Example, File
+from apps.users.models import Role, User
+from apps.users.services import token_create
+from lyo import env
+from tests.apps.training.conftest import chat, imported
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+GOOD = [json.dumps(chat(f"What is {n} + 1?", str(n + 1))).encode() for n in range(4)]
+LONG = "Tell me, patiently and in short and simple words, why the sum of two even numbers is always even"
+
+
+@pytest.fixture
+def clerk(transactional_db: None) -> User:
+    return User.objects.create_user("grace", "grace@example.org", role=Role.STAFF)
+
+
+@pytest.fixture
+def http(live: str, clerk: User) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {token_create(user=clerk)[1]}"}
+    with httpx.Client(base_url=f"{live}/v1", headers=headers, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def ai(live: str, http: httpx.Client) -> Iterator[openai.OpenAI]:
+    key = http.headers["Authorization"].removeprefix("Bearer ")
+    with openai.OpenAI(base_url=f"{live}/v1", api_key=key, max_retries=0, timeout=20) as client:
+        yield client
+
+
+def upload(ai: openai.OpenAI, *lines: bytes, name: str = "train.jsonl") -> Any:
+    return ai.files.create(file=(name, BytesIO(b"\n".join(lines))), purpose="fine-tune")
+
+
+def refused(response: httpx.Response) -> tuple[int, str | None, str]:
+    error = response.json()["error"]
+    assert (File.objects.count(), Example.objects.count()) == (0, 0)
+    return response.status_code, error["param"], error["message"]
+
+
+def post(http: httpx.Client, content: bytes, name: str = "a.jsonl", **form: str) -> httpx.Response:
+    return http.post("/files", files={"file": (name, content)}, data={"purpose": "fine-tune", **form})
+
+
+def test_a_file_is_uploaded_listed_read_and_deleted(ai: openai.OpenAI, clerk: User) -> None:
+    file = upload(ai, *GOOD)
+    row = File.objects.get()
+    assert file.model_dump(exclude_none=True) == {
+        "id": f"file-{row.id.hex}",
+        "object": "file",
+        "bytes": len(b"\n".join(GOOD)),
+        "created_at": int(row.created_at.timestamp()),
+        "filename": "train.jsonl",
+        "purpose": "fine-tune",
+        "status": "processed",
+        "format": "chat",
+        "subject": "general",
+        "digest": row.digest,
+        "statistics": {"lines": 4, "examples": 4, "duplicates": 0, "near_duplicates": 0, "masked": 0},
+    }
+    assert row.user == clerk
+    assert set(Example.objects.values_list("state", "task", "source", "learner")) == {
+        ("approved", "tutoring", "file", None)
+    }
+    assert ai.files.retrieve(file.id) == file
+    assert ai.files.list().data == [file]
+    assert ai.files.content(file.id).read() == b"\n".join(GOOD)
+    (stored,) = default_storage.listdir("training")[1]
+    assert ai.files.delete(file.id).deleted is True
+    assert (File.objects.count(), Example.objects.count()) == (0, 0)
+    assert not default_storage.exists(f"training/{stored}")
+    for call in (ai.files.retrieve, ai.files.delete, ai.files.content):
+        with pytest.raises(openai.NotFoundError):
+            call(file.id)
+
+
+def test_a_broken_line_is_refused_by_its_number_and_nothing_is_kept(ai: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refusal:
+        upload(ai, GOOD[0], b"", b'{"messages": [{"role": "user"}]}', GOOD[1])
+    assert refusal.value.param == "file"
+    assert 'line 3: messages[0] has no "content" (expected {"role"' in refusal.value.message
+    assert (File.objects.count(), Example.objects.count()) == (0, 0)
+    assert not default_storage.exists("training")
+
+
+def test_a_line_that_is_broken_after_a_batch_undoes_the_batch(clerk: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "BATCH", 2)
+    with pytest.raises(services.ValidationError, match="line 5 is not JSON"):
+        imported(clerk, *GOOD, b"{")
+    assert (File.objects.count(), Example.objects.count()) == (0, 0)
+    assert imported(clerk, *GOOD).statistics["examples"] == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "file: The submitted file is empty."),
+        (b" \n\n", "file: the file is empty: it has no line with an example"),
+        (b'{"prompt": "x"}', "file: line 1: it is of no known format: it has none of"),
+        (GOOD[0] + b'\n{"instruction": "a", "output": "b"}', "file: line 2: it is of the format instruction, but the"),
+        (GOOD[0] + b"\n" + b"x" * (services.MAX_LINE + 1), "file: line 2: it is longer than 256 KiB"),
+        (b"\xff\xfe\x00", "file: line 1 is not UTF-8: byte 0 is invalid."),
+    ],
+)
+def test_bad_content_is_refused(http: httpx.Client, content: bytes, message: str) -> None:
+    status, param, said = refused(post(http, content))
+    assert (status, param) == (400, "file")
+    assert said.startswith(message)
+
+
+def test_bad_forms_are_refused(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refused(post(http, GOOD[0], purpose="vision"))[:2] == (400, "purpose")
+    assert refused(post(http, GOOD[0], subject="alchemy"))[:2] == (400, "subject")
+    assert refused(http.post("/files", files={"purpose": (None, "fine-tune")}))[:2] == (400, "file")
+    assert refused(http.post("/files", json={}))[0] == 415
+    broken = http.post("/files", content=b"--x\r\n", headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert refused(broken)[0] == 400
+    assert refused(http.post("/files", content=b"x", headers={"Content-Type": "multipart/form-data"}))[0] == 400
+    chunked = http.post("/files", content=iter([b"x"]), headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert refused(chunked)[0] == 411
+    monkeypatch.setattr(env, "MAX_FILE_MB", 1)
+    assert refused(post(http, b"x" * 2**21)) == (413, None, "A file may have 1 MB at most.")
+
+
+def test_the_same_bytes_are_the_same_file(ai: openai.OpenAI) -> None:
+    first = upload(ai, *GOOD)
+    assert upload(ai, *GOOD, name="other.jsonl") == first
+    assert len(default_storage.listdir("training")[1]) == 1
+
+
+def test_duplicates_are_counted_and_kept_once(clerk: User) -> None:
+    near = [json.dumps(chat(f"{LONG}{end}", "2a + 2b = 2(a + b)")).encode() for end in ("?", "!", ", teacher?")]
+    other = json.dumps(chat(f"{LONG} {7}?", "2a + 2b = 2(a + b)")).encode()
+    spaced = near[0].replace(b'": "', b'":   "')
+    file = imported(clerk, near[0], near[0], spaced, near[1], near[2], other)
+    assert file.statistics == {"lines": 6, "examples": 2, "duplicates": 2, "near_duplicates": 2, "masked": 0}
+    assert file.examples.count() == 2
+
+
+def test_files_share_examples_which_go_with_the_last_of_them(clerk: User) -> None:
+    one, two = imported(clerk, *GOOD[:3]), imported(clerk, *GOOD[2:])
+    assert (one.examples.count(), two.examples.count(), Example.objects.count()) == (3, 2, 4)
+    services.file_delete(file=one)
+    assert Example.objects.count() == 2
+    assert two.examples.count() == 2
+
+
+def test_imported_examples_are_masked_and_keep_what_was_uploaded(clerk: User) -> None:
+    file = imported(clerk, json.dumps(chat("I am at a@b.org", "Hello")).encode(), GOOD[0], subject="physics")
+    assert file.statistics["masked"] == 1
+    masked, plain = Example.objects.order_by("original")
+    assert masked.content == chat("I am at <EMAIL_ADDRESS>", "Hello")
+    assert masked.original == chat("I am at a@b.org", "Hello")
+    assert plain.original is None
+    assert {masked.subject, plain.subject} == {"physics"}
+
+
+def test_pages_of_files(ai: openai.OpenAI, http: httpx.Client) -> None:
+    ids = [upload(ai, line).id for line in GOOD[:3]]
+    page = ai.files.list(limit=2, order="asc")
+    assert ([file.id for file in page.data], page.has_more) == (ids[:2], True)
+    assert [file.id for file in page] == ids  # the client follows
+    assert [file.id for file in ai.files.list()] == ids[::-1]
+    assert [file.id for file in ai.files.list(after=ids[1])] == ids[:1]
+    assert ai.files.list(purpose="vision").data == []
+    assert http.get("/files", params={"limit": 0}).json()["error"]["param"] == "limit"
+    assert http.get("/files", params={"after": "file-x"}).status_code == 404
+
+
+def test_training_is_for_staff_and_those_who_were_given_the_permission(live: str) -> None:
+    learner = User.objects.create_user("ada", "ada@example.org")
+    headers = {"Authorization": f"Bearer {token_create(user=learner)[1]}"}
+    paths = ("/v1/files", "/v1/files/file-0", "/api/v1/training/examples", "/api/v1/training/dataset-versions")
+    with httpx.Client(base_url=live, headers=headers) as client:
+        assert [client.get(path).status_code for path in paths] == [403] * 4
+        assert post(client, GOOD[0]).status_code == 404  # not under /v1
+        assert client.post("/v1/files", files={"file": ("a", GOOD[0])}).json()["error"]["code"] == "permission_denied"
+        learner.user_permissions.add(Permission.objects.get(codename="train"))
+        assert [client.get(path).status_code for path in paths] == [200, 404, 200, 200]
+    assert httpx.get(f"{live}/v1/files").status_code == 401
