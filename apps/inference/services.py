@@ -7,6 +7,7 @@ from django.db import transaction
 
 from apps.common.errors import TooManyRequests
 from apps.common.throttles import GenerationThrottle
+from apps.inference.models import Adapter
 from apps.inference.selectors import ServedModel
 from apps.jobs.dispatch import ROUTES
 from apps.jobs.models import Job
@@ -15,6 +16,36 @@ from apps.users.models import User
 from lyo import env
 
 SEEDS = 2**63
+
+
+def adapter_add(
+    *,
+    suffix: str,
+    digest: str,
+    base_model: str,
+    base_digest: str,
+    dataset_version: str = "",
+    recipe: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+    task: str = "",
+    subject: str = "",
+    licence: str = "",
+    size: int = 0,
+) -> Adapter:
+    """Enter an adapter whose folder is kept under its digest; the same weights are the adapter that is there."""
+    fields = {
+        "name": f"ft:{base_model}:{suffix}@{digest}",
+        "base_model": base_model,
+        "base_digest": base_digest,
+        "dataset_version": dataset_version,
+        "recipe": recipe or {},
+        "metrics": metrics or {},
+        "task": task,
+        "subject": subject,
+        "licence": licence,
+        "size": size,
+    }
+    return Adapter.objects.get_or_create(digest=digest, defaults=fields)[0]
 
 
 @transaction.atomic

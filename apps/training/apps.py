@@ -7,7 +7,8 @@ class TrainingConfig(AppConfig):
 
     def ready(self) -> None:
         from apps.common.examples import deletion_register
-        from apps.training import selectors, services
+        from apps.training.selectors import data as selectors
+        from apps.training.services import data as services
         from apps.users.services import erasure_register, export_register, withdrawal_register
 
         deletion_register(services.examples_forget)

@@ -4,7 +4,7 @@ import structlog
 from celery import shared_task
 
 from apps.common.examples import sources
-from apps.training import services
+from apps.training.services import data as services
 
 logger = structlog.get_logger(__name__)
 

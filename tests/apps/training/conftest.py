@@ -7,8 +7,8 @@ import pytest
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from apps.training import services
 from apps.training.models import Example, File
+from apps.training.services import data as services
 from apps.tutor.models import Conversation, Feedback, Message
 from apps.users.models import Role, User
 

@@ -9,8 +9,8 @@ from django.contrib.messages import get_messages
 from django.test import Client
 from django.utils import timezone
 
-from apps.training import services
 from apps.training.models import DataSetVersion, Example, File, Review
+from apps.training.services import data as services
 from apps.users.models import Role, User
 from tests.apps.training.conftest import add, chat, imported
 

@@ -8,9 +8,9 @@ import pytest
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from apps.training import services
 from apps.training.models import Collection, DataSetVersion, Example, Member
-from apps.training.selectors import version_list_erased
+from apps.training.selectors.data import version_list_erased
+from apps.training.services import data as services
 from apps.training.tasks import collect
 from apps.tutor.models import Conversation, Message
 from apps.tutor.services import conversation_delete, feedback_withdraw

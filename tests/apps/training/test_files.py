@@ -11,8 +11,8 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.core.files.storage import default_storage
 
-from apps.training import services
 from apps.training.models import Example, File
+from apps.training.services import data as services
 from apps.users.models import Role, User
 from apps.users.services import token_create
 from lyo import env

@@ -6,9 +6,9 @@ import pytest
 from rest_framework.test import APIClient
 
 from apps.common.errors import Conflict
-from apps.training import services
 from apps.training.models import Example, Review
-from apps.training.selectors import Agreement, example_counts, reviewer_agreement
+from apps.training.selectors.data import Agreement, example_counts, reviewer_agreement
+from apps.training.services import data as services
 from apps.users.models import Role, User
 from tests.apps.training.conftest import add, chat
 

@@ -8,9 +8,9 @@ import pytest
 from django.core.exceptions import ValidationError
 from rest_framework.test import APIClient
 
-from apps.training import services
 from apps.training.models import DataSetVersion, EvaluationSet, Example, Immutable, Member, Review
-from apps.training.selectors import version_records
+from apps.training.selectors.data import version_records
+from apps.training.services import data as services
 from apps.training.similarity import problem_hash
 from apps.users.models import Role, User
 from apps.users.services import token_create
@@ -88,7 +88,7 @@ def test_records_come_in_the_form_of_the_method() -> None:
 
 
 def test_pages_of_records_are_complete(monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Any) -> None:
-    monkeypatch.setattr("apps.training.selectors.PAGE", 2)
+    monkeypatch.setattr("apps.training.selectors.data.PAGE", 2)
     for n in range(5):
         add(f"{n} + 1?", str(n + 1))
     version = build(validation_share=0)

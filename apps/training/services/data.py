@@ -33,7 +33,7 @@ from apps.training.models import (
     State,
 )
 from apps.training.privacy import mask_record
-from apps.training.selectors import evaluation_overlaps, example_get, versions_with
+from apps.training.selectors.data import evaluation_overlaps, example_get, versions_with
 from apps.training.similarity import Sketch, example_bands, examples_alike, problem_hash
 from apps.users.models import User
 from apps.users.selectors import user_list_consenting

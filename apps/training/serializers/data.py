@@ -8,7 +8,7 @@ from apps.common.constants import Subject, Task
 from apps.common.serializers import StrictSerializer
 from apps.training.formats import Format, Method
 from apps.training.models import DataSetVersion, Example, File, Review, Split, State
-from apps.training.selectors import PURPOSE, file_get
+from apps.training.selectors.data import PURPOSE, file_get
 
 FILES_LISTED = 10_000
 

@@ -16,9 +16,10 @@ from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from apps.common.constants import Subject, Task
-from apps.training import selectors, services
 from apps.training.formats import Invalid, parts_of, validate
 from apps.training.models import DataSetVersion, EvaluationItem, EvaluationSet, Example, File, Review, State
+from apps.training.selectors import data as selectors
+from apps.training.services import data as services
 
 STATE_COLOURS = {State.PENDING.label: "info", State.APPROVED.label: "success", State.REJECTED.label: "danger"}
 BARS = {State.APPROVED: "bg-green-500", State.PENDING: "bg-blue-500", State.REJECTED: "bg-red-500"}

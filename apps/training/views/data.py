@@ -23,10 +23,10 @@ from apps.common.openai import COMMON_ERRORS, ErrorSerializer, OpenAIView
 from apps.common.serializers import RefusalSerializer
 from apps.common.views import ApiView
 from apps.jobs.streams import release_connection
-from apps.training import selectors, services
 from apps.training.formats import Record
 from apps.training.models import DataSetVersion, Example
-from apps.training.serializers import (
+from apps.training.selectors import data as selectors
+from apps.training.serializers.data import (
     DataSetVersionCreateSerializer,
     DataSetVersionSerializer,
     ExampleQuerySerializer,
@@ -39,6 +39,7 @@ from apps.training.serializers import (
     FileSerializer,
     ReviewCreateSerializer,
 )
+from apps.training.services import data as services
 from apps.users.auth import AuthenticatedRequest
 from lyo import env
 

@@ -1,0 +1,29 @@
+from apps.training.models.data import (
+    Collection,
+    DataSetVersion,
+    EvaluationItem,
+    EvaluationSet,
+    Example,
+    File,
+    Immutable,
+    Member,
+    Review,
+    Split,
+    State,
+)
+from apps.training.models.evaluations import Evaluation
+
+__all__ = [
+    "Collection",
+    "DataSetVersion",
+    "Evaluation",
+    "EvaluationItem",
+    "EvaluationSet",
+    "Example",
+    "File",
+    "Immutable",
+    "Member",
+    "Review",
+    "Split",
+    "State",
+]
