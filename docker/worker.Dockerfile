@@ -5,10 +5,10 @@
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 FROM ${BASE}
 
-# Mount a volume on /models: what is fetched or converted there then outlives the container.
-ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models HF_HOME=/models/hub GOMP_SPINCOUNT=5000
+# Mount volumes on /models and, where runs train, on /runs: what is fetched or converted there then outlives the container.
+ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models LYO_RUNS_DIR=/runs HF_HOME=/models/hub GOMP_SPINCOUNT=5000
 WORKDIR /app
-RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models
+RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models /runs
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements/base.txt requirements/worker.txt requirements/
 RUN pip install --no-cache-dir -r requirements/worker.txt

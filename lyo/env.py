@@ -47,6 +47,9 @@ TOKEN_DAYS = env.int("LYO_TOKEN_DAYS", 30)  # life of a bearer token
 MAX_BODY_MB = env.int("LYO_MAX_BODY_MB", 2)  # a larger request body is refused with 413
 MAX_FILE_MB = env.int("LYO_MAX_FILE_MB", 32)  # of an uploaded training file; it is read while the client waits
 FILES_DIR = Path(env.str("LYO_FILES_DIR", str(HOME / "files")))  # where uploaded files are kept
+RUNS_DIR = Path(
+    env.str("LYO_RUNS_DIR", str(HOME / "runs"))
+)  # checkpoints of training runs under way; shared, so that another worker can go on
 
 # --- logs ---
 LOG_FORMAT = env.str(

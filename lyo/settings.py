@@ -197,7 +197,7 @@ CELERY_BEAT_SCHEDULE = {
             "args": [queue],
             "options": {"queue": queue, "expires": 10},
         }
-        for queue in ("default", "generate", "embed")
+        for queue in ("default", "embed", "generate", "train")
     },
 }
 
@@ -252,6 +252,7 @@ UNFOLD = {
                 "items": [
                     _list("Examples", "rate_review", "training.example"),
                     _list("Data set versions", "dataset", "training.datasetversion"),
+                    _list("Runs", "model_training", "training.run"),
                     _list("Files", "upload_file", "training.file"),
                     _list("Evaluation sets", "quiz", "training.evaluationset"),
                 ],

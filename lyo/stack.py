@@ -182,6 +182,11 @@ class Stack:
                 "--include=workers.tasks.generate,workers.tasks.embed",
                 extra={"GOMP_SPINCOUNT": "5000"},  # torch's threads share the cores: they may wait awake for µs only
             ),
+            process(
+                "train",  # behind the tutor where they share cores
+                *("nice", "-n", "10", *WORKER, "--hostname=train@%h", "--queues=train", "--concurrency=1"),
+                "--include=workers.tasks.train",
+            ),
             process("default", *WORKER, "--hostname=default@%h", "--queues=default", "--concurrency=4"),
             process("beat", *CELERY, "beat", "--loglevel=INFO"),
             process(

@@ -6,6 +6,8 @@ A refusal is `{"error": {"message", "type", "param", "code"}}`: https://platform
 from collections.abc import Callable
 from typing import Any
 
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers, status
 from rest_framework.exceptions import APIException
 from rest_framework.response import Response
@@ -14,6 +16,7 @@ from rest_framework.settings import api_settings
 from apps.common.errors import ExceptionHandler, openai_error
 from apps.common.views import ApiView
 
+IDEMPOTENCY_KEY = OpenApiParameter("Idempotency-Key", OpenApiTypes.STR, "header", description="Makes repeats harmless.")
 CODES = {status.HTTP_401_UNAUTHORIZED: "invalid_api_key", status.HTTP_429_TOO_MANY_REQUESTS: "rate_limit_exceeded"}
 
 

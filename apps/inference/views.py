@@ -7,13 +7,13 @@ from asgiref.sync import sync_to_async
 from django.http import JsonResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework.exceptions import APIException
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apps.common.middleware import DeferredResponse
-from apps.common.openai import COMMON_ERRORS, ErrorSerializer, OpenAIView
+from apps.common.openai import COMMON_ERRORS, IDEMPOTENCY_KEY, ErrorSerializer, OpenAIView
 from apps.common.throttles import GenerationThrottle
 from apps.inference import completions, selectors, services
 from apps.inference.serializers import (
@@ -28,7 +28,6 @@ from apps.jobs import streams
 from apps.users.auth import AuthenticatedRequest
 
 ERRORS = dict.fromkeys((400, 404, 409, 411, 413, 415, 499, 504), ErrorSerializer) | COMMON_ERRORS
-IDEMPOTENCY_KEY = OpenApiParameter("Idempotency-Key", OpenApiTypes.STR, "header", description="Makes repeats harmless.")
 
 
 class AnsweringView(OpenAIView):

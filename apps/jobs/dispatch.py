@@ -26,8 +26,9 @@ class Route:
 ROUTES = {
     "chat": Route("workers.generate", "generate"),
     "embed": Route("workers.embed", "embed"),
+    "train": Route("workers.train", "train"),
 }
-QUEUES = ("default", "embed", "generate")  # `default` takes the errands that beat sends
+QUEUES = ("default", "embed", "generate", "train")  # `default` takes the errands that beat sends
 
 
 OUTAGE_S = 1.0  # how long a broker that did not answer is left alone: else each request waits for its time-out

@@ -171,6 +171,12 @@ def job_finish(
     return claim.job
 
 
+def job_progress(*, claim: Claim) -> None:
+    """A long job has got on: its worker may be lost as often again as at the beginning."""
+    mine = Job.objects.filter(id=claim.job.id, state=State.RUNNING, lease_token=claim.token)
+    mine.update(max_attempts=F("attempt") + env.JOB_ATTEMPTS)
+
+
 def job_hand_back(*, claim: Claim, blameless: bool) -> None:
     """Put a claimed job back into the queue, for another worker to continue; a blameless one is charged no attempt."""
     mine = Job.objects.filter(id=claim.job.id, state=State.RUNNING, lease_token=claim.token)

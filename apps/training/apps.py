@@ -7,10 +7,13 @@ class TrainingConfig(AppConfig):
 
     def ready(self) -> None:
         from apps.common.examples import deletion_register
+        from apps.jobs.services import finish_hook_register
         from apps.training.selectors import data as selectors
         from apps.training.services import data as services
+        from apps.training.services import runs
         from apps.users.services import erasure_register, export_register, withdrawal_register
 
+        finish_hook_register(runs.JOB_KIND, runs.run_record_end)
         deletion_register(services.examples_forget)
         export_register("training_examples", selectors.example_export)
         erasure_register("training_examples", services.learner_erase)

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from apps.training.views import data
+from apps.training.views import data, runs
 
 urlpatterns = [
     path("training/examples", data.ExampleList.as_view()),
@@ -15,4 +15,11 @@ openai_urlpatterns = [
     path("files", data.FileListCreate.as_view()),
     path("files/<str:file_id>", data.FileDetail.as_view()),
     path("files/<str:file_id>/content", data.FileContent.as_view()),
+    path("fine_tuning/jobs", runs.RunListCreate.as_view()),
+    path("fine_tuning/jobs/<str:job_id>", runs.RunDetail.as_view()),
+    path("fine_tuning/jobs/<str:job_id>/cancel", runs.RunCancel.as_view()),
+    path("fine_tuning/jobs/<str:job_id>/pause", runs.RunPause.as_view()),
+    path("fine_tuning/jobs/<str:job_id>/resume", runs.RunResume.as_view()),
+    path("fine_tuning/jobs/<str:job_id>/events", runs.RunEventList.as_view()),
+    path("fine_tuning/jobs/<str:job_id>/checkpoints", runs.RunCheckpointList.as_view()),
 ]

@@ -67,8 +67,8 @@ def test_every_queue_has_a_worker_and_a_health_check(profile: str) -> None:
         if profile not in service.get("profiles", [profile]):
             continue
         by_worker_image = service["image"].startswith("lyo-worker")
-        command = image["CMD"] if by_worker_image else service.get("command", "")
-        check = image["HEALTHCHECK"] if by_worker_image else str(service.get("healthcheck", ""))
+        command = service.get("command") or (image["CMD"] if by_worker_image else "")
+        check = str(service.get("healthcheck") or (image["HEALTHCHECK"] if by_worker_image else ""))
         consumed |= {queue for queues in re.findall(r"-Q (\S+)", command) for queue in queues.split(",")}
         checked |= set(re.findall(r"queue:(\w+)", check))
     assert consumed == checked == set(QUEUES)

@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from apps.common.constants import Level, Subject
+from apps.jobs.dispatch import QUEUES
 from apps.jobs.models import TERMINAL, Job, State
 from apps.tutor.models import Conversation, Feedback, Message
 from apps.users.models import Role, User
@@ -41,7 +42,7 @@ def viewer(db: None) -> Client:
 
 @pytest.fixture(autouse=True)
 def all_is_well(monkeypatch: pytest.MonkeyPatch) -> dict[str, Check]:
-    checks = {name: Check(True, "fine") for name in ("database", "queue:default", "queue:embed", "queue:generate")}
+    checks = {name: Check(True, "fine") for name in ("database", *(f"queue:{queue}" for queue in QUEUES))}
     monkeypatch.setattr(dashboard, "readiness", lambda: checks)
     return checks
 
@@ -282,10 +283,14 @@ def test_overview_figures_are_exact(admin_client: Client, django_assert_num_quer
     }
     assert page["waited"] == {"median": "3.00 s", "p95": "0:01:21"}
     queues = json.loads(page["queue_chart"])
-    assert queues["labels"] == ["default", "embed", "generate"]
-    assert {bars["label"]: bars["data"] for bars in queues["datasets"]} == {"Queued": [0, 1, 1], "Running": [0, 0, 1]}
-    _, *oldest = [row[1] for row in page["queue_table"]["rows"]]
-    assert [float(age.removesuffix(" s")) for age in oldest] == [pytest.approx(7, abs=2), pytest.approx(42, abs=2)]
+    assert queues["labels"] == list(QUEUES)
+    assert {bars["label"]: bars["data"] for bars in queues["datasets"]} == {
+        "Queued": [{"embed": 1, "generate": 1}.get(queue, 0) for queue in QUEUES],
+        "Running": [{"generate": 1}.get(queue, 0) for queue in QUEUES],
+    }
+    oldest = dict(zip(QUEUES, (row[1] for row in page["queue_table"]["rows"]), strict=True))
+    assert float(oldest["embed"].removesuffix(" s")) == pytest.approx(7, abs=2)
+    assert float(oldest["generate"].removesuffix(" s")) == pytest.approx(42, abs=2)
     assert [row[:4] for row in page["worker_table"]["rows"]] == [["generate@a", 0, 4, 0], ["generate@b", 1, 1, 1]]
     (failure,) = page["failure_table"]["rows"]
     assert str(failed.id) in failure[0]

@@ -179,6 +179,11 @@ def test_a_queue_without_a_canary_is_not_ready(client: Client, db: None, canarie
     assert failing(checks(client, 503)) == {"queue:embed": "no canary was answered"}
 
 
+def test_the_web_is_ready_while_nobody_trains(client: Client, db: None, canaries: None) -> None:
+    redis.broker().delete("lyo:canary:train")
+    assert checks(client, 200)["queue:train"]["detail"] == "no canary was answered"
+
+
 def test_a_stale_canary_is_not_ready(client: Client, db: None, canaries: None) -> None:
     answer_canary("generate", age=31)
     make_running(timedelta(seconds=-1))
@@ -224,15 +229,11 @@ def test_metrics_count_jobs_and_queues(client: Client, db: None, canaries: None)
         'lyo_jobs{kind="chat",state="queued"} 2.0',
         'lyo_jobs{kind="chat",state="running"} 1.0',
         'lyo_jobs{kind="embed",state="failed"} 1.0',
-        'lyo_queue_waiting{queue="default"} 0.0',
-        'lyo_queue_waiting{queue="embed"} 0.0',
-        'lyo_queue_waiting{queue="generate"} 2.0',
-        'lyo_queue_running{queue="default"} 0.0',
-        'lyo_queue_running{queue="embed"} 0.0',
-        'lyo_queue_running{queue="generate"} 1.0',
+        *(f'lyo_queue_waiting{{queue="{queue}"}} {2.0 if queue == "generate" else 0.0}' for queue in QUEUES),
+        *(f'lyo_queue_running{{queue="{queue}"}} {1.0 if queue == "generate" else 0.0}' for queue in QUEUES),
     }
     ages = [float(line.split()[1]) for line in lines if line.startswith("lyo_queue_oldest_seconds{")]
-    assert ages == [0.0, 0.0, pytest.approx(90, abs=5)]
+    assert ages == [pytest.approx(90, abs=5) if queue == "generate" else 0.0 for queue in QUEUES]
     assert 'lyo_ready{check="queue:generate"} 1.0' in lines
 
 

@@ -201,7 +201,7 @@ def job_task(name: str) -> Callable[[Callable[[JobRun], dict[str, Any]]], Any]:
     def decorate(function: Callable[[JobRun], dict[str, Any]]) -> Any:
         def task(job_id: str) -> None:
             worker = current_task.request.hostname or "direct"
-            claim = _patiently(lambda: services.job_claim(job_id=UUID(job_id), worker=worker))
+            claim = patiently(lambda: services.job_claim(job_id=UUID(job_id), worker=worker))
             connection.close()
             if claim is not None:
                 with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=claim.job.attempt):
@@ -231,7 +231,7 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
             blameless = isinstance(crash, EngineStopped)
             if blameless or claim.job.attempt < claim.job.max_attempts:
                 logger.warning("job handed back", reason=str(crash))
-                _patiently(lambda: services.job_hand_back(claim=claim, blameless=blameless))
+                patiently(lambda: services.job_hand_back(claim=claim, blameless=blameless))
                 return
             logger.exception("job errored")
             state, error = State.ERRORED, INTERNAL_ERROR
@@ -255,7 +255,7 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
 def _record(claim: services.Claim, state: State, result: dict[str, Any] | None, error: dict[str, Any] | None) -> None:
     """Write the end to the row; one that Postgres does not take (a NUL, say) must not be tried for ever."""
     try:
-        _patiently(lambda: services.job_finish(claim=claim, state=state, result=result, error=error))
+        patiently(lambda: services.job_finish(claim=claim, state=state, result=result, error=error))
         metrics.JOBS.labels(claim.job.kind, state).inc()
         logger.info("job ended", kind=claim.job.kind, state=str(state), adapter=(result or {}).get("adapter"))
     except services.LeaseLost:
@@ -269,7 +269,7 @@ def _record(claim: services.Claim, state: State, result: dict[str, Any] | None, 
         _record(claim, State.ERRORED, None, INTERNAL_ERROR)
 
 
-def _patiently(call: Callable[[], T]) -> T:
+def patiently(call: Callable[[], T]) -> T:
     """Call again while Postgres is away, for as long as a lease could last: a restart must not cost an attempt."""
     end = time.monotonic() + 2 * env.LEASE_S
     while True:

@@ -135,7 +135,7 @@ def example_of(tokenizer: Tokenizer, messages: Sequence[Message], last: bool = F
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The records of a file, one a line. Raises `Refused` with the number of a line that is not a JSON object."""
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text().removesuffix("\n").split("\n"), start=1):
         try:
             record = json.loads(line)
         except ValueError as error:

@@ -153,10 +153,18 @@ class Run:
                 best = self._checkpoints.path(self._best[0])
                 self.learner.load(best)
                 meta = json.loads((best / META).read_text())
-            with whole_folder(target) as folder:
-                self.learner.publish(folder)
-                (folder / META).write_text(json.dumps(meta, indent=2))
+            self._write(target, meta)
         return meta
+
+    def snapshot(self, target: Path) -> None:
+        """Write as `publish` does what has been learnt so far."""
+        with failures_that_happen():
+            self._write(target, self._meta())
+
+    def _write(self, target: Path, meta: dict[str, Any]) -> None:
+        with whole_folder(target) as folder:
+            self.learner.publish(folder)
+            (folder / META).write_text(json.dumps(meta, indent=2))
 
     def _learn(self) -> tuple[float, float, int]:
         """Take a step. Returns its loss, the gradient's norm and the count of tokens read."""

@@ -1,1 +1,1 @@
-from apps.training.admin import data  # noqa: F401 - registers its pages
+from apps.training.admin import data, runs  # noqa: F401 - register their pages

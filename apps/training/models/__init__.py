@@ -12,6 +12,7 @@ from apps.training.models.data import (
     State,
 )
 from apps.training.models.evaluations import Evaluation
+from apps.training.models.runs import Run, RunCheckpoint, RunEvent, RunState
 
 __all__ = [
     "Collection",
@@ -24,6 +25,10 @@ __all__ = [
     "Immutable",
     "Member",
     "Review",
+    "Run",
+    "RunCheckpoint",
+    "RunEvent",
+    "RunState",
     "Split",
     "State",
 ]

@@ -182,8 +182,10 @@ def versions_with(hashes: Iterable[str]) -> QuerySet[DataSetVersion]:
     return DataSetVersion.objects.filter(id__in=Member.objects.filter(hash__in=hashes).values("version"))
 
 
-def version_records(*, version: DataSetVersion, split: str = Split.TRAIN) -> Iterator[Record]:
-    """The records that a trainer takes (see `formats.training_form`), in the order of their hashes.
+def version_records(
+    *, version: DataSetVersion, split: str = Split.TRAIN, file: UUID | str | None = None
+) -> Iterator[Record]:
+    """The records that a trainer takes (see `formats.training_form`), by their hashes; of one file, or all.
 
     Raises `Conflict` if an example of the version was deleted.
     """
@@ -192,13 +194,14 @@ def version_records(*, version: DataSetVersion, split: str = Split.TRAIN) -> Ite
             f"Examples of data set version {version.digest[:12]} were deleted: it cannot be trained on any more.",
             code="version_erased",
         )
-    return _records(version, split)
+    return _records(version, split, file)
 
 
-def _records(version: DataSetVersion, split: str) -> Iterator[Record]:
+def _records(version: DataSetVersion, split: str, file: UUID | str | None) -> Iterator[Record]:
     """Page by page, so that nobody who reads slowly holds a cursor open."""
     members = Member.objects.filter(version=version, split=split).values("hash")
-    rows = Example.objects.filter(hash__in=members).order_by("hash").values_list("hash", "format", "content")
+    examples = Example.objects.filter(hash__in=members, **({"files": file} if file else {}))
+    rows = examples.order_by("hash").values_list("hash", "format", "content")
     last = ""
     while page := list(rows.filter(hash__gt=last)[:PAGE]):
         last = page[-1][0]

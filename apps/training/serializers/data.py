@@ -1,6 +1,8 @@
 from typing import Any
 from uuid import UUID
 
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound
 
@@ -90,22 +92,25 @@ class ReviewCreateSerializer(StrictSerializer):
         return attrs
 
 
-class FilesField(serializers.ListField):
-    """Ids of files in the API; in services their primary keys."""
+@extend_schema_field(OpenApiTypes.STR)
+class FileField(serializers.Field[UUID, Any, str, Any]):
+    """A file's id in the API; in services its primary key."""
 
-    child = serializers.CharField(max_length=100)
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(max_length=100, **kwargs)
-
-    def to_internal_value(self, data: Any) -> list[UUID]:
+    def to_internal_value(self, data: Any) -> UUID:
         try:
-            return [file_get(public_id=public_id).id for public_id in super().to_internal_value(data)]
+            return file_get(public_id=str(data)).id
         except NotFound as error:
             raise serializers.ValidationError(str(error.detail), code="file_not_found") from error
 
-    def to_representation(self, data: Any) -> list[str]:
-        return [File(id=id_).public_id for id_ in data]
+    def to_representation(self, data: Any) -> str:
+        return File(id=data).public_id
+
+
+class FilesField(serializers.ListField):
+    child = FileField()
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_length=100, **kwargs)
 
 
 class DataSetVersionCreateSerializer(StrictSerializer):

@@ -202,7 +202,7 @@ def test_versions_are_built_listed_and_shown(desk: APIClient, staff: User, djang
     ("body", "attr"),
     [
         ({"method": "magic"}, "method"),
-        ({"files": ["file-0"]}, "files"),
+        ({"files": ["file-0"]}, "files.0"),
         ({"files": "file-0"}, "files"),
         ({"validation_share": 1}, "validation_share"),
         ({"task": "tutoring"}, None),

@@ -1,0 +1,247 @@
+from typing import Any
+from uuid import UUID
+
+from rest_framework import serializers
+from rest_framework.exceptions import ValidationError
+
+from apps.common.constants import Subject, Task
+from apps.common.serializers import StrictSerializer
+from apps.training.models import RunEvent, RunState
+from apps.training.selectors.runs import LEARNING_RATE, METHODS
+from apps.training.serializers.data import FileField
+from lyo import env
+
+EVENTS_LISTED = 100
+RECIPE_METHODS = {shown: method for method, shown in METHODS.items()}
+
+
+class AutoMixin:
+    """OpenAI's "auto", which is the default."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return None if data == "auto" else super().to_internal_value(data)  # type: ignore[misc]
+
+
+class AutoInteger(AutoMixin, serializers.IntegerField):
+    pass
+
+
+class AutoFloat(AutoMixin, serializers.FloatField):
+    pass
+
+
+class HyperparametersSerializer(StrictSerializer):
+    n_epochs = AutoFloat(min_value=0.001, max_value=1000, required=False)
+    batch_size = AutoInteger(min_value=1, max_value=4096, required=False)
+    learning_rate_multiplier = AutoFloat(
+        min_value=1e-4, max_value=1000, required=False, help_text=f"Of {LEARNING_RATE}."
+    )
+    beta = AutoFloat(min_value=1e-4, max_value=100, required=False, help_text="Of dpo and kto.")
+
+
+class MethodOptionsSerializer(StrictSerializer):
+    hyperparameters = HyperparametersSerializer(default=dict)
+
+
+class MethodSerializer(StrictSerializer):
+    type = serializers.ChoiceField(choices=list(RECIPE_METHODS))
+    supervised = MethodOptionsSerializer(default=dict)
+    full = MethodOptionsSerializer(default=dict, help_text="All weights instead of an adapter. Lyo's own.")
+    dpo = MethodOptionsSerializer(default=dict)
+    kto = MethodOptionsSerializer(default=dict, help_text="Learns from thumbs. Lyo's own.")
+
+
+class LoraSerializer(StrictSerializer):
+    r = serializers.IntegerField(min_value=1, max_value=env.MAX_LORA_RANK, required=False)
+    alpha = serializers.FloatField(min_value=0.001, max_value=4096, required=False)
+    dropout = serializers.FloatField(min_value=0, max_value=0.9, required=False)
+    targets = serializers.ListField(
+        child=serializers.CharField(max_length=100),
+        min_length=1,
+        max_length=50,
+        required=False,
+        help_text='Ends of modules\' names, or ["all-linear"].',
+    )
+
+
+class MixedFileSerializer(StrictSerializer):
+    file = FileField()
+    weight = serializers.FloatField(min_value=0.001, max_value=1000, default=1.0)
+
+
+class RunCreateSerializer(StrictSerializer):
+    """OpenAI's fields; those from `lora` on are Lyo's own, and fields of the recipe."""
+
+    model = serializers.CharField(max_length=200)
+    training_file = FileField(required=False, help_text="Needed where there is no mixture.")
+    validation_file = FileField(required=False, allow_null=True)
+    method = MethodSerializer(required=False)
+    hyperparameters = HyperparametersSerializer(required=False, help_text="Older than `method`, and supervised.")
+    suffix = serializers.RegexField(r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$", max_length=64, required=False, allow_null=True)
+    seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, required=False, allow_null=True)
+    metadata = serializers.DictField(child=serializers.CharField(max_length=512), required=False, allow_null=True)
+    integrations = serializers.ListField(max_length=0, required=False, allow_null=True, help_text="There are none.")
+
+    task = serializers.ChoiceField(choices=Task.choices, default="", allow_blank=True)
+    subject = serializers.ChoiceField(choices=Subject.choices, default="", allow_blank=True)
+    mixture = MixedFileSerializer(many=True, required=False, help_text="Files that are drawn from by weight.")
+    lora = LoraSerializer(required=False)
+    max_steps = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
+    checkpoint_every = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
+    keep_checkpoints = serializers.IntegerField(min_value=1, max_value=1000, required=False)
+    validate_every = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
+    patience = serializers.IntegerField(min_value=0, max_value=1000, required=False)
+    accumulation = serializers.IntegerField(min_value=1, max_value=4096, required=False)
+    warmup = serializers.FloatField(min_value=0, max_value=1, required=False)
+    max_grad_norm = serializers.FloatField(min_value=1e-6, max_value=1e6, required=False)
+    weight_decay = serializers.FloatField(min_value=0, max_value=1, required=False)
+    max_length = serializers.IntegerField(min_value=8, max_value=1_000_000, required=False)
+    dtype = serializers.ChoiceField(choices=["bf16", "float32"], required=False)
+    gradient_checkpointing = serializers.BooleanField(required=False)
+
+    def validate_model(self, model: str) -> str:
+        if model != env.MODEL:
+            raise ValidationError(f"Only {env.MODEL} can be trained here.", code="model_not_found")
+        return model
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """In the terms of `run_start`."""
+        if ("training_file" in attrs) == bool(attrs.get("mixture")):
+            raise ValidationError({"training_file": ["Either this or mixture is needed."]})
+        files: dict[UUID, float] = {mixed["file"]: mixed["weight"] for mixed in attrs.get("mixture") or ()}
+        if len(files) < len(attrs.get("mixture") or ()):
+            raise ValidationError({"mixture": ["A file is named twice."]})
+        if "training_file" in attrs:
+            files = {attrs["training_file"]: 1.0}
+        validation_file = attrs.get("validation_file")
+        return {
+            "files": files,
+            "validation_files": [validation_file] if validation_file else [],
+            "recipe": self._recipe(attrs),
+            "suffix": (attrs.get("suffix") or "tuned").lower(),
+            "task": attrs["task"],
+            "subject": attrs["subject"],
+            "metadata": attrs.get("metadata") or {},
+        }
+
+    def _recipe(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        method = attrs.get("method") or {"type": "supervised"}
+        options = method.get(method["type"]) or {}
+        asked = options.get("hyperparameters") or attrs.get("hyperparameters") or {}
+        multiplier = asked.get("learning_rate_multiplier")
+        recipe = {
+            "method": RECIPE_METHODS[method["type"]],
+            "epochs": asked.get("n_epochs"),
+            "batch_size": asked.get("batch_size"),
+            "learning_rate": multiplier and LEARNING_RATE * multiplier,
+            "beta": asked.get("beta"),
+            "seed": attrs.get("seed"),
+            **attrs.get("lora", {}),
+            **{name: attrs[name] for name in OWN if name in attrs},
+        }
+        if (recipe.get("accumulation") or 1) > (recipe["batch_size"] or 8):
+            raise ValidationError({"accumulation": ["At most batch_size."]})
+        return {name: value for name, value in recipe.items() if value is not None}
+
+
+OWN = (
+    "max_steps",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "validate_every",
+    "patience",
+    "accumulation",
+    "warmup",
+    "max_grad_norm",
+    "weight_decay",
+    "max_length",
+    "dtype",
+    "gradient_checkpointing",
+)
+
+
+class RunListQuerySerializer(serializers.Serializer[Any]):
+    limit = serializers.IntegerField(min_value=1, max_value=EVENTS_LISTED, default=20)
+    after = serializers.CharField(required=False, help_text="The id of the last one of the page before.")
+
+
+# --- answers, for the schema ---
+
+
+class RunErrorSerializer(serializers.Serializer[Any]):
+    code = serializers.CharField()
+    message = serializers.CharField()
+    param = serializers.CharField(allow_null=True)
+
+
+class RunSerializer(serializers.Serializer[Any]):
+    """Documents `run_data`, which makes it."""
+
+    id = serializers.CharField()
+    object = serializers.CharField(help_text='"fine_tuning.job".')
+    created_at = serializers.IntegerField(help_text="Unix time.")
+    started_at = serializers.IntegerField(allow_null=True)
+    finished_at = serializers.IntegerField(allow_null=True)
+    estimated_finish = serializers.IntegerField(allow_null=True)
+    model = serializers.CharField()
+    fine_tuned_model = serializers.CharField(allow_null=True)
+    organization_id = serializers.CharField()
+    status = serializers.ChoiceField(choices=RunState.choices)
+    training_file = serializers.CharField()
+    validation_file = serializers.CharField(allow_null=True)
+    result_files = serializers.ListField(child=serializers.CharField())
+    trained_tokens = serializers.IntegerField(allow_null=True)
+    error = RunErrorSerializer(allow_null=True)
+    seed = serializers.IntegerField()
+    hyperparameters = serializers.DictField()
+    method = serializers.DictField()
+    metadata = serializers.DictField(allow_null=True)
+    integrations = serializers.ListField()
+    suffix = serializers.CharField(help_text="Lyo's own, like all below.")
+    recipe = serializers.DictField()
+    mixture = MixedFileSerializer(many=True)
+    dataset_version = serializers.CharField(help_text="Its digest.")
+    examples = serializers.DictField(help_text="To train on and to validate with.")
+    step = serializers.IntegerField()
+    steps = serializers.IntegerField(allow_null=True)
+    result = serializers.DictField()
+
+
+class RunListSerializer(serializers.Serializer[Any]):
+    object = serializers.CharField(help_text='"list".')
+    data = RunSerializer(many=True)  # type: ignore[assignment] # a field, which the metaclass takes away
+    has_more = serializers.BooleanField()
+
+
+class RunEventSerializer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    object = serializers.CharField(help_text='"fine_tuning.job.event".')
+    created_at = serializers.IntegerField()
+    level = serializers.CharField(help_text=", ".join(RunEvent.Level.values))
+    type = serializers.ChoiceField(choices=["message", "metrics"])
+    message = serializers.CharField()
+    data = serializers.DictField()  # type: ignore[assignment]
+
+
+class RunEventListSerializer(serializers.Serializer[Any]):
+    object = serializers.CharField(help_text='"list".')
+    data = RunEventSerializer(many=True)  # type: ignore[assignment]
+    has_more = serializers.BooleanField()
+
+
+class RunCheckpointSerializer(serializers.Serializer[Any]):
+    id = serializers.CharField()
+    object = serializers.CharField(help_text='"fine_tuning.job.checkpoint".')
+    created_at = serializers.IntegerField()
+    fine_tuning_job_id = serializers.CharField()
+    fine_tuned_model_checkpoint = serializers.CharField(help_text="Serves; of full tuning there is none.")
+    step_number = serializers.IntegerField()
+    metrics = serializers.DictField()
+
+
+class RunCheckpointListSerializer(serializers.Serializer[Any]):
+    object = serializers.CharField(help_text='"list".')
+    data = RunCheckpointSerializer(many=True)  # type: ignore[assignment]
+    first_id = serializers.CharField(allow_null=True)
+    last_id = serializers.CharField(allow_null=True)
+    has_more = serializers.BooleanField()
