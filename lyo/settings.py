@@ -190,6 +190,7 @@ CELERY_BEAT_SCHEDULE = {
     "jobs.sweep": {"task": "jobs.sweep", "schedule": 1.0, "options": {"queue": "default", "expires": 10}},
     "jobs.delete_expired": {"task": "jobs.delete_expired", "schedule": 3600.0, "options": {"queue": "default"}},
     "training.collect": {"task": "training.collect", "schedule": 60.0, "options": {"queue": "default", "expires": 60}},
+    "training.renew": {"task": "training.renew", "schedule": 10.0, "options": {"queue": "default", "expires": 10}},
     **{
         f"jobs.canary.{queue}": {
             "task": "jobs.canary",
@@ -253,6 +254,7 @@ UNFOLD = {
                     _list("Examples", "rate_review", "training.example"),
                     _list("Data set versions", "dataset", "training.datasetversion"),
                     _list("Runs", "model_training", "training.run"),
+                    _list("Schedules", "event_repeat", "training.schedule"),
                     _list("Files", "upload_file", "training.file"),
                     _list("Evaluation sets", "quiz", "training.evaluationset"),
                 ],

@@ -1,1 +1,1 @@
-from apps.training.admin import data, runs  # noqa: F401 - register their pages
+from apps.training.admin import data, runs, schedules  # noqa: F401 - register their pages

@@ -13,6 +13,7 @@ from apps.training.models.data import (
 )
 from apps.training.models.evaluations import Evaluation
 from apps.training.models.runs import Run, RunCheckpoint, RunEvent, RunState
+from apps.training.models.schedules import Schedule, Slot
 
 __all__ = [
     "Collection",
@@ -29,6 +30,8 @@ __all__ = [
     "RunCheckpoint",
     "RunEvent",
     "RunState",
+    "Schedule",
+    "Slot",
     "Split",
     "State",
 ]

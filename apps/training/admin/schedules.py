@@ -1,0 +1,50 @@
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from unfold.admin import ModelAdmin, TabularInline
+
+from apps.training.admin.data import ReadOnly
+from apps.training.models import Schedule, Slot
+from apps.training.services import schedules as services
+
+SLOTS_SHOWN = 20
+
+
+class SlotInline(ReadOnly, TabularInline):
+    """When it was due of late, and what came of it."""
+
+    model = Slot
+    fields = readonly_fields = ("due_at", "run", "outcome")
+    hide_title = True
+    verbose_name_plural = "Slots"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Slot]:
+        return super().get_queryset(request).select_related("run")
+
+    def get_formset(self, *args: Any, **kwargs: Any) -> Any:
+        shown = super().get_formset(*args, **kwargs)
+
+        class Latest(shown):  # type: ignore[misc, valid-type]
+            def get_queryset(self) -> Any:
+                return super().get_queryset()[:SLOTS_SHOWN]
+
+        return Latest
+
+
+@admin.register(Schedule)
+class ScheduleAdmin(ModelAdmin):
+    list_display = ("name", "enabled", "crontab", "task", "subject", "minimum_new", "suffix")
+    fields = ("name", "enabled", "crontab", "task", "subject", "minimum_new", "suffix", "recipe")
+    inlines = (SlotInline,)
+
+    def save_model(self, request: HttpRequest, obj: Schedule, form: Any, change: bool) -> None:
+        services.schedule_save(schedule=obj)
+
+    def delete_model(self, request: HttpRequest, obj: Schedule) -> None:
+        services.schedule_delete(schedule=obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[Schedule]) -> None:
+        for schedule in queryset:
+            services.schedule_delete(schedule=schedule)
