@@ -22,4 +22,4 @@ USER 10001
 HEALTHCHECK --interval=30s --timeout=20s --start-period=10m --retries=3 \
     CMD ["python", "-m", "lyo.healthcheck", "queue:generate", "queue:embed"]
 CMD exec celery -A lyo worker -n generate@%h -P threads -c ${LYO_GENERATE_THREADS:-64} \
-    -Q generate,embed -I workers.tasks.generate,workers.tasks.embed -l INFO --without-mingle --without-gossip
+    -Q generate,embed -I workers.tasks.generate,workers.tasks.embed,workers.tasks.imports -l INFO --without-mingle --without-gossip

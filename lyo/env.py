@@ -92,10 +92,19 @@ GENERATE_THREADS = env.int(
     "LYO_GENERATE_THREADS", 64, validate=FROM_1
 )  # jobs a worker holds; those past MAX_BATCH wait beside the engine
 ADAPTERS_DIR = Path(env.str("LYO_ADAPTERS_DIR", str(BASE_DIR / ".lyo" / "adapters")))  # PEFT folders, named by digest
+ADAPTERS_STORAGE = env.str(
+    "LYO_ADAPTERS_STORAGE", "", validate=validate.Regexp(r"(s3://[^/]+(/.*)?)?\Z")
+)  # s3://bucket/prefix keeps them there, and the folder is what a worker has fetched; AWS_* say how S3 is reached
+MAX_ADAPTER_MB = env.int("LYO_MAX_ADAPTER_MB", 256)  # of one that is uploaded, packed and unpacked
 MAX_ADAPTERS = env.int("LYO_MAX_ADAPTERS", 8)  # in memory at a time; the least recently used makes room
 ADAPTERS_MB = env.int("LYO_ADAPTERS_MB", 512)  # what they may take there; one that never fits is refused
 MAX_LORA_RANK = env.int("LYO_MAX_LORA_RANK", 64)  # the highest that is loaded: every rank costs all rows a little
 TORCH_THREADS = env.int("LYO_TORCH_THREADS", 0)  # 0: one per core
+
+# --- canaries: an adapter on trial is rolled back where it is found worse than the live one ---
+CANARY_ALPHA = env.float("LYO_CANARY_ALPHA", 0.05)  # the chance that one is which is not, however long its trial
+CANARY_ERROR_MARGIN = env.float("LYO_CANARY_ERROR_MARGIN", 0.05)  # by how much more of its answers may fail
+CANARY_THUMB_MARGIN = env.float("LYO_CANARY_THUMB_MARGIN", 0.1)  # by how much more of its thumbs may be down
 
 # --- the model on another server (LYO_ENGINE=remote): vLLM, llama.cpp, or any with OpenAI's /v1/completions ---
 REMOTE_URL = env.str("LYO_REMOTE_URL", "")  # its API's root, such as http://vllm:8000/v1; LYO_MODEL is what it serves

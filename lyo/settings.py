@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
@@ -99,6 +100,17 @@ CACHES = {
 STATIC_URL = "/static/"
 STATIC_ROOT = env.STATIC_ROOT
 MEDIA_ROOT = env.FILES_DIR
+_bucket = urlsplit(env.ADAPTERS_STORAGE)
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    "adapters": {
+        "BACKEND": "storages.backends.s3.S3Storage",
+        "OPTIONS": {"bucket_name": _bucket.netloc, "location": _bucket.path.strip("/")},
+    }
+    if env.ADAPTERS_STORAGE
+    else {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": env.ADAPTERS_DIR}},
+}
 
 # --- people ---
 AUTH_USER_MODEL = "users.User"
@@ -189,6 +201,16 @@ CELERY_BEAT_SCHEDULE = {
     # A message that waited long says nothing new: it expires. Not too soon, for clocks of hosts differ.
     "jobs.sweep": {"task": "jobs.sweep", "schedule": 1.0, "options": {"queue": "default", "expires": 10}},
     "jobs.delete_expired": {"task": "jobs.delete_expired", "schedule": 3600.0, "options": {"queue": "default"}},
+    "inference.watch_canaries": {
+        "task": "inference.watch_canaries",
+        "schedule": 3.0,
+        "options": {"queue": "default", "expires": 10},
+    },
+    "inference.delete_expired": {
+        "task": "inference.delete_expired",
+        "schedule": 3600.0,
+        "options": {"queue": "default"},
+    },
     "training.collect": {"task": "training.collect", "schedule": 60.0, "options": {"queue": "default", "expires": 60}},
     "training.renew": {"task": "training.renew", "schedule": 10.0, "options": {"queue": "default", "expires": 10}},
     **{
@@ -257,6 +279,8 @@ UNFOLD = {
                     _list("Schedules", "event_repeat", "training.schedule"),
                     _list("Files", "upload_file", "training.file"),
                     _list("Evaluation sets", "quiz", "training.evaluationset"),
+                    _list("Adapters", "extension", "inference.adapter"),
+                    _list("Routes", "alt_route", "inference.route"),
                 ],
             },
             {

@@ -28,6 +28,7 @@ PYTHON = (sys.executable, "-m")
 CELERY = (*PYTHON, "celery", "-A", "lyo")
 WORKER = (*CELERY, "worker", "--pool=threads", "--loglevel=INFO", "--without-mingle", "--without-gossip")
 MANAGE = (sys.executable, "manage.py")
+TUTOR = env.BASE_DIR / "workers" / "models" / "adapters" / "tutor"  # what answers in the demo
 TOKENIZER_ONLY = ("--tokenizer-only",) if env.ENGINE == "remote" else ()
 # What is done once before web and workers start; each may be repeated, and is quick when there is nothing to do.
 STEPS: tuple[tuple[str, ...], ...] = (
@@ -35,6 +36,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     (*MANAGE, "collectstatic", "--noinput", "--verbosity=0"),
     (*PYTHON, "workers.models.prepare", "--model", env.MODEL, "--dir", str(env.MODELS_DIR), *TOKENIZER_ONLY),
     (*MANAGE, "seed_demo"),
+    *([(*MANAGE, "import_adapter", str(TUTOR), "--task=tutoring", "--live")] if TUTOR.is_dir() else []),
 )
 
 
@@ -179,7 +181,7 @@ class Stack:
             process(
                 "generate",
                 *(*WORKER, "--hostname=generate@%h", "--queues=generate,embed", f"--concurrency={threads}"),
-                "--include=workers.tasks.generate,workers.tasks.embed",
+                "--include=workers.tasks.generate,workers.tasks.embed,workers.tasks.imports",
                 extra={"GOMP_SPINCOUNT": "5000"},  # torch's threads share the cores: they may wait awake for µs only
             ),
             process(

@@ -1,37 +1,244 @@
-"""The models that a client may name, and the engines that answer."""
+"""The models that a client may name, which of them a route picks, how its picks do, and the engines that answer."""
 
 import json
-from dataclasses import dataclass
+import re
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from math import exp, log
 from typing import Any
+from uuid import UUID
+
+from django.db.models import Case, Count, Exists, OuterRef, Q, QuerySet, Value, When
+from rest_framework.exceptions import NotFound
 
 from apps.common import redis
+from apps.common.constants import Task
 from apps.inference.errors import ModelNotFound
+from apps.inference.models import DIGEST, Adapter, Outcome, Route, RouteChange, served_names
+from apps.inference.sequential import Arm, difference, log_evidence
+from apps.users.models import User
 from lyo import env
 
 ENGINE_KEY = "lyo:engine:"  # then the worker's name and process: where the cache server has its engine's last report
+ADAPTER_NAME = re.compile(rf"[^@]+@({DIGEST})")
+ADAPTERS_LISTED = 200  # in /v1/models, which has no pages; an older one can still be named
+MOST_EVIDENCE = 700.0  # its exponential is the most that a float holds
+
+
+# --- models by name ---
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
+    """What a request may name as its model: one of the settings, an adapter, or whatever the route of a task picks."""
+
     id: str
     kind: str  # of the jobs that it serves
     alias: str | None = None
+    adapter: str | None = None
+    task: Task | None = None
+    created_at: datetime | None = None  # None: it comes with the settings
 
 
 EMBEDDER = ServedModel("all-MiniLM-L6-v2", kind="embed", alias="embedding")
+TUTOR = ServedModel("tutor", kind="chat", task=Task.TUTORING)
 
 
 def model_list() -> list[ServedModel]:
-    """All models, the default one first."""
-    return [ServedModel(env.MODEL, kind="chat"), EMBEDDER]
+    """All models, the base model first, then the others of the settings and the newest adapters."""
+    newest = _servable().order_by("-created_at", "-id").only("name", "created_at")[:ADAPTERS_LISTED]
+    return [*_settled_models(), *map(_served, newest)]
 
 
 def model_get(*, model_id: str, kind: str | None = None) -> ServedModel:
     """The model of that id or alias; raises `ModelNotFound`, also where it does not serve `kind`."""
-    for model in model_list():
+    models = _settled_models()
+    if match := ADAPTER_NAME.fullmatch(model_id):
+        models += map(_served, _servable().filter(digest=match[1]))
+    for model in models:
         if model_id in (model.id, model.alias) and kind in (None, model.kind):
             return model
     raise ModelNotFound(model_id)
+
+
+def _settled_models() -> list[ServedModel]:
+    return [ServedModel(env.MODEL, kind="chat"), TUTOR, EMBEDDER]
+
+
+def _served(adapter: Adapter) -> ServedModel:
+    return ServedModel(adapter.name, kind="chat", adapter=adapter.name, created_at=adapter.created_at)
+
+
+def _servable() -> QuerySet[Adapter]:
+    return Adapter.objects.filter(erased_at=None, base_model__in=served_names())
+
+
+# --- adapters ---
+
+
+class AdapterState:
+    """Of an adapter, as its data and the routes say."""
+
+    ERASED, LIVE, CANARY, IDLE = "erased", "live", "canary", "idle"
+    ALL = (ERASED, LIVE, CANARY, IDLE)
+
+
+def adapter_list(
+    *, name: str | None = None, task: str | None = None, subject: str | None = None, state: str | None = None
+) -> QuerySet[Adapter]:
+    """Adapters, newest first, each with its `state`."""
+
+    def on_a_route(place: str) -> Exists:
+        return Exists(Route.objects.filter(**{place: OuterRef("pk")}))
+
+    adapters = Adapter.objects.annotate(
+        state=Case(
+            When(erased_at__isnull=False, then=Value(AdapterState.ERASED)),
+            When(on_a_route("live"), then=Value(AdapterState.LIVE)),
+            When(on_a_route("canary"), then=Value(AdapterState.CANARY)),
+            default=Value(AdapterState.IDLE),
+        )
+    )
+    given = {"name": name, "task": task, "subject": subject, "state": state}
+    return adapters.filter(**{field: value for field, value in given.items() if value is not None})
+
+
+def adapter_get(*, adapter_id: UUID) -> Adapter:
+    """The adapter with its `state`; raises `NotFound`."""
+    adapter = adapter_list().filter(id=adapter_id).first()
+    if adapter is None:
+        raise NotFound
+    return adapter
+
+
+# --- routes ---
+
+
+def route_list() -> QuerySet[Route]:
+    return Route.objects.select_related("live", "canary")
+
+
+def route_get(*, task: str, subject: str = "") -> Route:
+    """Raises `NotFound` where nothing was ever promoted."""
+    route = route_list().filter(task=task, subject=subject).first()
+    if route is None:
+        raise NotFound
+    return route
+
+
+def route_change_list(*, route: Route) -> QuerySet[RouteChange]:
+    """What was done to a route, newest first."""
+    return route.changes.select_related("user").order_by("-id")
+
+
+def adapter_for(*, task: str, subject: str = "", user: User) -> Adapter | None:
+    """Whose turn it is to answer the user, or None where that is the base model's.
+
+    The same user gets the same while the route stays as it is. What is erased, or of another model, is passed over.
+    """
+    fields = [f"{place}__{field}" for place in ("live", "canary") for field in ("name", "base_model", "erased_at")]
+    routes = route_list().filter(task=task, subject__in=("", subject)).only("subject", "canary_share", *fields)
+    for route in routes.order_by("-subject"):
+        for adapter in (route.canary if _has_canary(user, route) else None, route.live):
+            if adapter and adapter.is_servable:
+                return adapter
+    return None
+
+
+def routed(*, task: str, subject: str = "", user: User) -> dict[str, Any]:
+    """What the request of a job says of who is to answer it, and for what the answer's outcome counts."""
+    adapter = adapter_for(task=task, subject=subject, user=user)
+    return {"adapter": adapter and adapter.name, "task": task, "subject": subject}
+
+
+def _has_canary(user: User, route: Route) -> bool:
+    """Of all users about `canary_share`, and of each canary others."""
+    place = sha256(f"{user.pk} {route.canary_id}".encode()).digest()[:8]
+    return int.from_bytes(place) < route.canary_share * 2**64
+
+
+# --- how a canary does ---
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A rate of bad outcomes: the canary's may be `margin` above live's, which is taken for `ceiling` at most while it
+    is unknown."""
+
+    name: str
+    margin: float
+    ceiling: float
+
+
+MEASURES = (
+    Measure("failed", env.CANARY_ERROR_MARGIN, ceiling=0.2),
+    Measure("thumbs_down", env.CANARY_THUMB_MARGIN, ceiling=0.5),
+)
+BASELINE = timedelta(days=7)  # how far back live's record is read where the canary leaves it no users
+
+
+def canary_test(route: Route) -> dict[str, Any] | None:
+    """The sequential test of a route's canary against what is live, as plain JSON; None without a canary.
+
+    `measures` has for each the two arms' counts and rates, the `difference` in which the canary's rate less live's lies
+    (a confidence sequence, both ends at `alpha`), the `margin` that it may have, the `evidence` that it has more (an
+    e-value) and the `threshold` at which that is believed: then it is `worse`. The chance that a canary which keeps to
+    the margins is ever found worse is LYO_CANARY_ALPHA at most.
+    """
+    if route.canary is None or route.canary_started_at is None:
+        return None
+    alpha = env.CANARY_ALPHA / len(MEASURES)
+    live = _live(route)
+    arms = _arms(route, live, route.canary, route.canary_started_at)
+    return {
+        "live": live and live.name,
+        "canary": route.canary.name,
+        "alpha": alpha,
+        "measures": {measure.name: _tested(measure, *arms[measure.name], alpha) for measure in MEASURES},
+    }
+
+
+def _tested(measure: Measure, live: Arm, canary: Arm, alpha: float) -> dict[str, Any]:
+    evidence = log_evidence(live, canary, measure.margin, 1.0 if live.n else measure.ceiling)
+    return {
+        "live": {**asdict(live), "rate": live.rate},
+        "canary": {**asdict(canary), "rate": canary.rate},
+        "difference": [round(end, 4) for end in difference(live, canary, alpha)],
+        "margin": measure.margin,
+        "evidence": exp(min(evidence, MOST_EVIDENCE)),
+        "threshold": 1 / alpha,
+        "worse": evidence >= -log(alpha),
+    }
+
+
+def _live(route: Route) -> Adapter | None:
+    """Who answers those that do not get the route's canary, or another one."""
+    routes = [route, *(route_list().filter(task=route.task, subject="") if route.subject else ())]
+    return next((live for live in (route.live for route in routes) if live and live.is_servable), None)
+
+
+def _arms(route: Route, live: Adapter | None, canary: Adapter, since: datetime) -> dict[str, tuple[Arm, Arm]]:
+    """By measure, the outcomes of live and of the canary for what was asked since the canary began."""
+    digests = [live.digest if live else "", canary.digest]
+    live_since = since - BASELINE if route.canary_share == 1 else since
+    asked = Q(adapter=digests[0], asked_at__gte=live_since) | Q(adapter=digests[1], asked_at__gte=since)
+    outcomes = Outcome.objects.filter(asked, task=route.task, **({"subject": route.subject} if route.subject else {}))
+    rows = outcomes.values_list("adapter").annotate(
+        answers=Count("pk"),
+        failures=Count("pk", filter=Q(failed=True)),
+        rated=Count("thumb_up"),
+        down=Count("pk", filter=Q(thumb_up=False)),
+    )
+    counts = {adapter: counts for adapter, *counts in rows}
+    of_live, of_canary = (counts.get(digest, (0, 0, 0, 0)) for digest in digests)
+    return {
+        "failed": (Arm(*of_live[:2]), Arm(*of_canary[:2])),
+        "thumbs_down": (Arm(*of_live[2:]), Arm(*of_canary[2:])),
+    }
+
+
+# --- engines ---
 
 
 def engine_list() -> list[dict[str, Any]]:

@@ -1,21 +1,34 @@
+from collections.abc import Iterable
 from datetime import timedelta
 from hashlib import sha256
 from secrets import randbelow
 from typing import Any
+from uuid import UUID
 
+import structlog
 from django.db import transaction
+from django.db.models import Min
+from django.utils import timezone
+from rest_framework.exceptions import NotFound
 
-from apps.common.errors import TooManyRequests
+from apps.common.errors import Conflict, TooManyRequests
 from apps.common.throttles import GenerationThrottle
-from apps.inference.models import Adapter
-from apps.inference.selectors import ServedModel
+from apps.inference.metrics import ANSWERS, BASE, THUMBS
+from apps.inference.models import Adapter, Outcome, Route, RouteChange
+from apps.inference.selectors import ServedModel, canary_test, routed
 from apps.jobs.dispatch import ROUTES
-from apps.jobs.models import Job
+from apps.jobs.models import Job, State
 from apps.jobs.services import job_admit, job_create, job_find_repeat
 from apps.users.models import User
 from lyo import env
 
+logger = structlog.get_logger(__name__)
+
 SEEDS = 2**63
+Action = RouteChange.Action
+
+
+# --- adapters ---
 
 
 def adapter_add(
@@ -48,6 +61,183 @@ def adapter_add(
     return Adapter.objects.get_or_create(digest=digest, defaults=fields)[0]
 
 
+# --- routes: every change of one, with its audit row, in one transaction ---
+
+
+@transaction.atomic
+def route_promote(
+    *,
+    task: str,
+    subject: str = "",
+    adapter: Adapter,
+    canary_share: float | None = None,
+    user: User | None = None,
+    reason: str = "",
+    evaluation_id: UUID | None = None,
+    overridden: Iterable[str] = (),
+) -> Route:
+    """Make an adapter live, or with a share the canary; the share of a running canary can be changed so too.
+
+    Raises `Conflict` for an adapter that is erased or of another model, for one that is live, and while another one is
+    the canary. Whether it is good enough, its caller has found out.
+    """
+    if not adapter.is_servable:
+        problem = "Its data were erased." if adapter.erased_at else f"It was made for {adapter.base_model}."
+        raise Conflict(f"{problem} It cannot be served.", code="not_servable")
+    Route.objects.get_or_create(task=task, subject=subject)
+    route = _locked(task, subject)
+    before = _state(route)
+    if route.canary_id not in (None, adapter.id):
+        raise Conflict(f"{route.canary} is the canary: complete it, or roll it back.", code="canary_running")
+    if route.live_id == adapter.id:
+        raise Conflict("It is live.", code="already_live")
+    if canary_share is None:
+        _set(route, live=adapter)
+    else:
+        started_at = route.canary_started_at or timezone.now()
+        _set(route, live=route.live, canary=adapter, canary_share=canary_share, canary_started_at=started_at)
+    action = Action.PROMOTE if canary_share is None else Action.CANARY
+    why = {"user": user, "reason": reason, "evaluation_id": evaluation_id, "overridden": list(overridden)}
+    return _recorded(route, action, before, **why)
+
+
+@transaction.atomic
+def route_complete(*, task: str, subject: str = "", user: User | None = None, reason: str = "") -> Route:
+    """Make the canary live. Raises `NotFound` for an unknown route, `Conflict` without a canary that can be served."""
+    route = _locked(task, subject)
+    if route.canary is None:
+        raise Conflict("There is no canary.", code="no_canary")
+    if not route.canary.is_servable:
+        raise Conflict("The canary cannot be served any more: roll it back.", code="not_servable")
+    before, test = _state(route), canary_test(route)
+    _set(route, live=route.canary)
+    return _recorded(route, Action.COMPLETE, before, user=user, reason=reason, test=test)
+
+
+@transaction.atomic
+def route_rollback(*, task: str, subject: str = "", user: User | None = None, reason: str = "") -> Route:
+    """End the canary, or without one go back to what was live before and can still be served.
+
+    Raises `NotFound` for an unknown route, and `Conflict` where nothing was live before.
+    """
+    route = _locked(task, subject)
+    before, test = _state(route), canary_test(route)
+    if route.canary:
+        _set(route, live=route.live)
+    elif route.live:
+        _set(route, live=_live_before(route))
+    else:
+        raise Conflict("No adapter is live, and none is the canary.", code="nothing_to_roll_back")
+    return _recorded(route, Action.ROLLBACK, before, user=user, reason=reason, test=test)
+
+
+def canaries_watch() -> list[Route]:
+    """Roll back the canaries that the sequential test has found worse; returns their routes."""
+    watched = Route.objects.filter(canary__isnull=False).values_list("task", "subject")
+    return [route for task, subject in watched if (route := _canary_watch(task, subject))]
+
+
+@transaction.atomic
+def _canary_watch(task: str, subject: str) -> Route | None:
+    route = _locked(task, subject)
+    test = canary_test(route)
+    worse = [name for name, measure in test["measures"].items() if measure["worse"]] if test else []
+    if not worse:
+        return None
+    before = _state(route)
+    _set(route, live=route.live)
+    logger.warning("a canary was rolled back", route=str(route), canary=before["canary"], worse=worse)
+    reason = f"Worse than live beyond the margin: {', '.join(worse)}."
+    return _recorded(route, Action.AUTOMATIC_ROLLBACK, before, reason=reason, test=test)
+
+
+def _locked(task: str, subject: str) -> Route:
+    """The route, whose other writers wait until the transaction ends."""
+    # Without its adapters: who waited for the row would get them as they were before.
+    route = Route.objects.select_for_update().filter(task=task, subject=subject).first()
+    if route is None:
+        raise NotFound
+    return route
+
+
+def _set(route: Route, live: Adapter | None, **canary: Any) -> None:
+    """Without the fields of a canary there is none any more."""
+    route.live = live
+    for field, value in {"canary": None, "canary_share": 0.0, "canary_started_at": None, **canary}.items():
+        setattr(route, field, value)
+    route.save()
+
+
+def _state(route: Route) -> dict[str, Any]:
+    return {
+        "live": route.live and route.live.name,
+        "canary": route.canary and route.canary.name,
+        "canary_share": route.canary_share,
+    }
+
+
+def _recorded(route: Route, action: str, before: dict[str, Any], **why: Any) -> Route:
+    RouteChange.objects.create(route=route, action=action, before=before, after=_state(route), **why)
+    return route
+
+
+def _live_before(route: Route) -> Adapter | None:
+    """What was live before the present one. Promotions nest: each that was rolled back is as if it had not been."""
+    lives: list[str | None] = []
+    for action, before, after in route.changes.order_by("id").values_list("action", "before", "after"):
+        if action in (Action.PROMOTE, Action.COMPLETE):
+            lives.append(before["live"])
+        elif before["live"] != after["live"]:
+            while lives and lives.pop() != after["live"]:
+                pass
+    adapters = Adapter.objects.in_bulk([name for name in lives if name], field_name="name")
+    for name in reversed(lives):
+        if name is None or adapters[name].is_servable:
+            return adapters[name] if name else None
+    return None
+
+
+# --- outcomes ---
+
+
+def outcome_record(job: Job) -> dict[str, Any]:
+    """When a job ends whose answerer a route picked, in the same transaction: count it. One that is repeated, once."""
+    if "task" in job.request and job.state != State.CANCELLED:
+        outcome = Outcome(
+            job_id=job.id,
+            task=job.request["task"],
+            subject=job.request["subject"],
+            adapter=(job.request["adapter"] or "").rpartition("@")[2],
+            failed=job.state != State.SUCCEEDED,
+            asked_at=job.created_at,
+        )
+        Outcome.objects.bulk_create(
+            [outcome], update_conflicts=True, unique_fields=["job_id"], update_fields=["failed"]
+        )
+        labels = (outcome.task, outcome.adapter or BASE, job.state)
+        transaction.on_commit(lambda: ANSWERS.labels(*labels).inc())
+    return {}
+
+
+def outcome_rate(*, job_id: UUID, thumb_up: bool | None) -> None:
+    """Note what the user thought of an answer, None where they take it back."""
+    outcome = Outcome.objects.filter(job_id=job_id).first()
+    if outcome and outcome.thumb_up != thumb_up:
+        Outcome.objects.filter(job_id=job_id).update(thumb_up=thumb_up)
+        if thumb_up is not None:
+            THUMBS.labels(outcome.task, outcome.adapter or BASE, "up" if thumb_up else "down").inc()
+
+
+def outcome_delete_expired() -> int:
+    """Delete outcomes after the retention of their jobs, but for those that a running canary is tested by."""
+    limit = timezone.now() - timedelta(days=env.JOB_RETENTION_DAYS)
+    oldest = Route.objects.aggregate(oldest=Min("canary_started_at"))["oldest"]
+    return Outcome.objects.filter(asked_at__lt=min(limit, oldest or limit)).delete()[0]
+
+
+# --- answers ---
+
+
 @transaction.atomic
 def chat_create(
     *,
@@ -63,8 +253,9 @@ def chat_create(
     A repeat with the same key gets the jobs of the first request. Raises `TooManyRequests` and `Conflict`.
     """
     seed = randbelow(SEEDS) if sampling["seed"] is None else sampling["seed"]
+    answerer = routed(task=model.task, user=user) if model.task else {"adapter": model.adapter}
     requests: list[dict[str, Any]] = [
-        {"messages": messages, "overflow": "refuse", "sampling": {**sampling, "seed": (seed + i) % SEEDS}}
+        {"messages": messages, "overflow": "refuse", "sampling": {**sampling, "seed": (seed + i) % SEEDS}, **answerer}
         for i in range(n)
     ]
     asked = {"model": model.id, "messages": messages, "sampling": sampling, "n": n}

@@ -49,7 +49,10 @@ class AnsweringView(OpenAIView):
 class ModelList(OpenAIView):
     @extend_schema(operation_id="v1_models_list", responses={200: ModelListSerializer, **COMMON_ERRORS})
     def get(self, request: Request) -> Response:
-        """The models that can be named, the default one first."""
+        """The models that can be named: the base model first, then others of its own kind, then adapters, newest first.
+
+        `tutor` is whatever the tutor answers the caller with.
+        """
         return Response({"object": "list", "data": [_model_data(model) for model in selectors.model_list()]})
 
 
@@ -116,7 +119,8 @@ class Embeddings(AnsweringView):
 
 
 def _model_data(model: selectors.ServedModel) -> dict[str, Any]:
-    return {"id": model.id, "object": "model", "created": 0, "owned_by": "lyo"}  # no date: it comes with the settings
+    created = int(model.created_at.timestamp()) if model.created_at else 0
+    return {"id": model.id, "object": "model", "created": created, "owned_by": "lyo"}
 
 
 async def _event_stream(events: AsyncGenerator[str, None]) -> StreamingHttpResponse:

@@ -27,6 +27,7 @@ ROUTES = {
     "chat": Route("workers.generate", "generate"),
     "embed": Route("workers.embed", "embed"),
     "train": Route("workers.train", "train"),
+    "import_adapter": Route("workers.import_adapter", "generate"),
 }
 QUEUES = ("default", "embed", "generate", "train")  # `default` takes the errands that beat sends
 

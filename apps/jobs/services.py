@@ -28,9 +28,9 @@ LEASE = timedelta(seconds=env.LEASE_S)
 OVERDUE = timedelta(seconds=30)  # what a running job's own worker has to notice its deadline
 BATCH = 500  # rows that one sweep takes
 
-# kind -> what its app does when such a job ends, in the same transaction; what it returns is added to the result.
+# kind -> what apps do when such a job ends, in the same transaction; what they return is added to the result.
 FinishHook = Callable[[Job], dict[str, Any]]
-_finish_hooks: dict[str, FinishHook] = {}
+_finish_hooks: dict[str, list[FinishHook]] = {}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class LeaseLost(Exception):
 
 
 def finish_hook_register(kind: str, hook: FinishHook) -> None:
-    _finish_hooks[kind] = hook
+    """Have `hook` called after those that were registered before it."""
+    _finish_hooks.setdefault(kind, []).append(hook)
 
 
 # --- creation ---
@@ -296,15 +297,16 @@ def _end(
     result: dict[str, Any] | None = None,
     error: dict[str, Any] | None = None,
 ) -> bool:
-    """Move `job`, if it is still among `rows`, to a terminal state, with its app's hook; True if it moved."""
-    hook = _finish_hooks.get(job.kind)
+    """Move `job`, if it is still among `rows`, to a terminal state, with its apps' hooks; True if it moved."""
+    hooks = _finish_hooks.get(job.kind, [])
     end = {"state": state, "result": result, "error": error, "lease_token": None, "lease_expires_at": None}
-    with transaction.atomic() if hook else nullcontext():
+    with transaction.atomic() if hooks else nullcontext():
         if not rows.update(**end, finished_at=Now(), updated_at=Now()):
             return False
         job.state, job.result, job.error = state, result, error
-        if hook:
-            job.result = {**(result or {}), **hook(job)}
+        added = {name: value for hook in hooks for name, value in hook(job).items()}
+        if added:
+            job.result = {**(result or {}), **added}
             Job.objects.filter(id=job.id).update(result=job.result)
     transaction.on_commit(lambda: streams.end(job.id))
     return True

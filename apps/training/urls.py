@@ -1,6 +1,6 @@
 from django.urls import path
 
-from apps.training.views import data, runs
+from apps.training.views import adapters, data, runs
 
 urlpatterns = [
     path("training/examples", data.ExampleList.as_view()),
@@ -9,6 +9,15 @@ urlpatterns = [
     path("training/dataset-versions", data.DataSetVersionListCreate.as_view()),
     path("training/dataset-versions/<uuid:version_id>", data.DataSetVersionDetail.as_view()),
     path("training/dataset-versions/<uuid:version_id>/records", data.DataSetVersionRecords.as_view()),
+    path("training/adapters", adapters.AdapterListCreate.as_view()),
+    path("training/adapters/<uuid:adapter_id>", adapters.AdapterDetail.as_view()),
+    path("training/adapters/<uuid:adapter_id>/download", adapters.AdapterDownload.as_view()),
+    path("training/adapters/<uuid:adapter_id>/promote", adapters.AdapterPromote.as_view()),
+    path("training/routes", adapters.RouteList.as_view()),
+    path("training/routes/<str:task>", adapters.RouteDetail.as_view()),
+    path("training/routes/<str:task>/changes", adapters.RouteChangeList.as_view()),
+    path("training/routes/<str:task>/complete", adapters.RouteComplete.as_view()),
+    path("training/routes/<str:task>/rollback", adapters.RouteRollback.as_view()),
 ]
 
 openai_urlpatterns = [

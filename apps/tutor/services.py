@@ -7,7 +7,10 @@ from django.db import transaction
 from rest_framework.exceptions import NotFound
 
 from apps.common import examples
+from apps.common.constants import Task
 from apps.common.errors import Conflict
+from apps.inference.selectors import routed
+from apps.inference.services import outcome_rate
 from apps.jobs.models import ACTIVE, Job, State
 from apps.jobs.services import job_admit, job_cancel, job_create, job_find_repeat
 from apps.tutor.models import Conversation, Feedback, Message
@@ -85,6 +88,7 @@ def message_ask(
             "messages": messages_for_model(conversation, [*history, question]),
             "overflow": "drop_oldest",
             "sampling": {**sampling, "seed": randbelow(2**31) if seed is None else seed},
+            **routed(task=Task.TUTORING, subject=conversation.subject, user=user),
         },
     )
     answer = Message(conversation=conversation, position=position + 1, role=Message.Role.ASSISTANT, job=job)
@@ -108,17 +112,22 @@ def message_record(job: Job) -> dict[str, Any]:
     return {"message": message_data(message)}
 
 
+@transaction.atomic
 def feedback_give(*, message: Message, rating: str, reason: str = "") -> Feedback:
     """Rate an answer; a second rating replaces the first. Raises `Conflict` for a question or an unfinished answer."""
     if message.role != Message.Role.ASSISTANT or not message.finish_reason:
         raise Conflict("Only a finished answer can be rated.", code="not_an_answer")
     feedback, _ = Feedback.objects.update_or_create(message=message, defaults={"rating": rating, "reason": reason})
+    if message.job_id:
+        outcome_rate(job_id=message.job_id, thumb_up=rating == Feedback.Rating.UP)
     return feedback
 
 
 @transaction.atomic
 def feedback_withdraw(*, message: Message) -> None:
     Feedback.objects.filter(message=message).delete()
+    if message.job_id:
+        outcome_rate(job_id=message.job_id, thumb_up=None)
     message.save(update_fields=["updated_at"])  # so that it is observed again, as an answer without a rating
 
 

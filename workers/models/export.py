@@ -30,6 +30,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from workers.engine.lora import adapter_digest, read_updates
 from workers.models.folder import model_folder
+from workers.models.load import linear_maps
 from workers.models.registry import REGISTRY, resolve
 from workers.models.template import SPEAKERS, turn_marks
 from workers.models.tokenizer import Tokenizer
@@ -153,10 +154,7 @@ def load_merged(folder: Path, base_digest: str, adapter: Path | None) -> PreTrai
     )
     model.requires_grad_(False)
     if adapter:
-        inside = {id(part) for part in model.get_decoder().modules()}
-        maps = {
-            name: part for name, part in model.named_modules() if isinstance(part, nn.Linear) and id(part) in inside
-        }
+        maps = linear_maps(model)
         shapes = {name: (part.in_features, part.out_features) for name, part in maps.items()}
         for name, update in read_updates(adapter, shapes, base_digest).items():
             maps[name].weight += update.up @ update.down

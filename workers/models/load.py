@@ -66,6 +66,21 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
     )
 
 
+def linear_maps(model: PreTrainedModel) -> dict[str, nn.Linear]:
+    """The decoder's linear modules, by their names in the whole model: what an adapter may change."""
+    inside = {id(part) for part in model.get_decoder().modules()}
+    return {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear) and id(part) in inside}
+
+
+def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
+    """(d_in, d_out) of the decoder's linear modules, from the model's configuration: no weights are read."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, local_files_only=True))
+    return {name: (part.in_features, part.out_features) for name, part in linear_maps(model).items()}
+
+
 def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"

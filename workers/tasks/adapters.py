@@ -1,16 +1,18 @@
 """The store of adapters: PEFT folders under their digests, where the engines of all workers find them."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from apps.inference import store
 from apps.inference.models import Adapter
 from apps.inference.services import adapter_add
 from lyo import env
 from workers.engine.lora import META, adapter_digest
-from workers.training.checkpoint import fsync
+from workers.training.checkpoint import whole_folder
 
 
 def adapter_publish(
@@ -21,20 +23,17 @@ def adapter_publish(
     What is in the store is whole, for a folder gets its name when all of it is on disk. The same weights are the
     adapter that is there.
     """
-    env.ADAPTERS_DIR.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=env.ADAPTERS_DIR, prefix=".unfinished-") as temporary:
+    with TemporaryDirectory(prefix="lyo-adapter-") as temporary:
         folder = Path(temporary) / "adapter"
         write(folder)
         meta = {**json.loads((folder / META).read_text()), "dataset_version": dataset_version, "suffix": suffix}
         (folder / META).write_text(json.dumps(meta, indent=2))
         digest = adapter_digest(folder)
-        for path in [*folder.iterdir(), folder]:
-            fsync(path)
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        target = env.ADAPTERS_DIR / digest
-        if not target.exists():
-            folder.rename(target)
-    fsync(env.ADAPTERS_DIR)
+        published = env.ADAPTERS_DIR / digest
+        if not published.is_dir():
+            with whole_folder(published) as copy:
+                shutil.copytree(folder, copy, dirs_exist_ok=True)
+    store.keep(digest)
     return adapter_add(
         suffix=suffix,
         digest=digest,
@@ -45,5 +44,5 @@ def adapter_publish(
         metrics=meta["metrics"],
         task=task,
         subject=subject,
-        size=size,
+        size=sum(path.stat().st_size for path in published.iterdir()),
     )

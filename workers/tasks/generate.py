@@ -5,7 +5,7 @@ from typing import Any
 from workers.models.template import fit
 from workers.protocols import GenerateRequest, Sampling
 from workers.tasks.claimed import JobRun, job_task
-from workers.tasks.runtime import runtime
+from workers.tasks.runtime import have_adapter, runtime
 
 TOGETHER = 2  # attempts beside others; then it may be this very job that takes a batch or a worker down
 
@@ -17,7 +17,8 @@ def generate(job: JobRun) -> dict[str, Any]:
     The request's `sampling` has the fields of `Sampling`; `adapter`, which may be left out, is a `name@digest`.
     """
     model, engine = runtime()[:2]
-    adapter = job.request.get("adapter")
+    if adapter := job.request.get("adapter"):
+        have_adapter(adapter)
     sampling = Sampling(**{**job.request["sampling"], "stop": tuple(job.request["sampling"].get("stop", ()))})
     budget = engine.context_tokens - sampling.max_tokens
     prompt = fit(model.tokenizer, job.request["messages"], budget, job.request["overflow"])

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import structlog
 from celery.signals import worker_init, worker_shutting_down
 
+from apps.inference import store
 from lyo import env
 from workers.engine.remote import RemoteEngine
 from workers.engine.threads import aside
@@ -16,7 +17,7 @@ from workers.models.folder import tokenizer_folder
 from workers.models.registry import resolve
 from workers.models.template import turn_marks
 from workers.models.tokenizer import Tokenizer
-from workers.protocols import Engine
+from workers.protocols import Engine, EngineCrashed
 from workers.tasks import metrics
 
 logger = structlog.get_logger(__name__)
@@ -38,6 +39,14 @@ class Runtime(NamedTuple):
     engine: Engine
     device: str
     dtype: str
+
+
+def have_adapter(name: str) -> None:
+    """Have the adapter where engines read it; where the store fails, `EngineCrashed`: the job is tried again."""
+    try:
+        store.fetch(name.rpartition("@")[2])
+    except Exception as error:
+        raise EngineCrashed(f"adapter {name} cannot be fetched: {error}") from error
 
 
 @cache

@@ -1,1 +1,1 @@
-from apps.training.admin import data, runs, schedules  # noqa: F401 - register their pages
+from apps.training.admin import adapters, data, runs, schedules  # noqa: F401 - register their pages

@@ -130,7 +130,7 @@ class FileContent(TrainingOpenAIView):
     def get(self, request: AuthenticatedRequest, file_id: str) -> StreamingHttpResponse:
         """The bytes that were uploaded."""
         file = selectors.file_get(public_id=file_id)
-        return _stream(iter(file.content.chunks()))
+        return streamed(iter(file.content.chunks()))
 
 
 # --- examples and data set versions ---
@@ -198,7 +198,7 @@ class DataSetVersionRecords(TrainingView):
         """The records that a trainer takes, as JSONL."""
         version = selectors.version_get(version_id=version_id)
         records = selectors.version_records(version=version, **self.queried(ExportQuerySerializer))
-        return _stream(_jsonl(records))
+        return streamed(_jsonl(records))
 
 
 def _jsonl(records: Iterator[Record]) -> Iterator[bytes]:
@@ -206,7 +206,7 @@ def _jsonl(records: Iterator[Record]) -> Iterator[bytes]:
         yield "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in page).encode()
 
 
-def _stream(parts: Iterator[bytes]) -> StreamingHttpResponse:
+def streamed(parts: Iterator[bytes], content_type: str = "application/jsonl") -> StreamingHttpResponse:
     """Sends parts as they are made, on a thread that keeps no database connection meanwhile."""
 
     def following() -> bytes:
@@ -219,4 +219,4 @@ def _stream(parts: Iterator[bytes]) -> StreamingHttpResponse:
         while part := await sync_to_async(following, thread_sensitive=False)():
             yield part
 
-    return StreamingHttpResponse(body(), content_type="application/jsonl")
+    return StreamingHttpResponse(body(), content_type=content_type)

@@ -151,6 +151,7 @@ def test_a_job_gets_what_was_asked(ai: openai.OpenAI, worker: PlayedWorker) -> N
             {"role": "assistant", "content": "Hello."},
             {"role": "user", "content": ""},
         ],
+        "adapter": None,
         "overflow": "refuse",
         "sampling": {
             "max_tokens": 11,

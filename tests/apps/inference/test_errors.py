@@ -15,7 +15,7 @@ from lyo import env
 
 ASK: dict[str, Any] = {"model": env.MODEL, "messages": [{"role": "user", "content": "Is 4 even?"}]}
 DEFAULT = {"id": env.MODEL, "object": "model", "created": 0, "owned_by": "lyo"}
-EMBEDDER = {**DEFAULT, "id": "all-MiniLM-L6-v2"}
+TUTOR, EMBEDDER = ({**DEFAULT, "id": name} for name in ("tutor", "all-MiniLM-L6-v2"))
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,8 +39,8 @@ SCHEMA = "response_format.json_schema.schema"
 
 
 def test_models_are_listed_the_default_first(ai: openai.OpenAI, http: httpx.Client) -> None:
-    assert http.get("/models").json() == {"object": "list", "data": [DEFAULT, EMBEDDER]}
-    assert [model.id for model in ai.models.list()] == [env.MODEL, "all-MiniLM-L6-v2"]
+    assert http.get("/models").json() == {"object": "list", "data": [DEFAULT, TUTOR, EMBEDDER]}
+    assert [model.id for model in ai.models.list()] == [env.MODEL, "tutor", "all-MiniLM-L6-v2"]
     assert ai.models.retrieve(env.MODEL).id == env.MODEL
     assert http.get("/models/embedding").json() == EMBEDDER
 

@@ -8,10 +8,13 @@ from asgiref.sync import async_to_sync
 from django.test import Client
 from rest_framework.test import APIClient
 
+from apps.inference.models import Adapter, Outcome
+from apps.inference.services import adapter_add, route_promote
 from apps.jobs import services as jobs
 from apps.jobs.models import Job, State
 from apps.tutor.models import Conversation, Message
 from apps.users.models import User
+from lyo import env
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -237,3 +240,36 @@ def test_staff_can_erase_a_learner_with_conversations_and_a_running_answer(ann: 
     deleted = root.post(f"/admin/users/user/{User.objects.get(username='ann').id}/delete/", {"post": "yes"})
     assert deleted.status_code == 302
     assert (User.objects.count(), Conversation.objects.count(), Job.objects.count()) == (1, 0, 0)
+
+
+def adapter(suffix: str) -> Adapter:
+    return adapter_add(suffix=suffix, digest=uuid4().hex[:16], base_model=env.MODEL, base_digest="b" * 64)
+
+
+def test_the_route_is_read_when_a_question_is_asked(ann: APIClient, talk: str) -> None:
+    general, math = adapter("general"), adapter("math")
+    running = ask(ann, talk)
+    route_promote(task="tutoring", adapter=general)
+    assert Job.objects.get(id=running["job"]["id"]).request["adapter"] is None
+    finish(running["job"]["id"])
+    for made in (general, math):
+        turn = ask(ann, talk)
+        assert Job.objects.get(id=turn["job"]["id"]).request["adapter"] == made.name
+        finish(turn["job"]["id"], adapter=made.name)
+        if made == general:
+            route_promote(task="tutoring", subject="math", adapter=math)
+    assert ann.get(talk).json()["results"][-1]["adapter"] == math.name
+
+
+def test_a_rating_counts_for_the_adapter_that_answered(ann: APIClient, talk: str) -> None:
+    made = adapter("a")
+    route_promote(task="tutoring", adapter=made)
+    turn = ask(ann, talk)
+    finish(turn["job"]["id"], adapter=made.name)
+    feedback = f"{talk}/{turn['message']['id']}/feedback"
+    for rating, thumb_up in (("up", True), ("down", False)):
+        assert ann.put(feedback, {"rating": rating}).status_code == 200
+        outcome = Outcome.objects.get()
+        assert (outcome.adapter, outcome.subject, outcome.thumb_up) == (made.digest, "math", thumb_up)
+    assert ann.delete(feedback).status_code == 204
+    assert Outcome.objects.get().thumb_up is None
