@@ -114,6 +114,17 @@ REMOTE_ADAPTERS_DIR = Path(env.str("LYO_REMOTE_ADAPTERS_DIR", str(ADAPTERS_DIR))
 REMOTE_FIRST_TOKEN_S = env.float("LYO_REMOTE_FIRST_TOKEN_S", 120.0)  # its queue included; then it is asked anew
 REMOTE_NEXT_TOKEN_S = env.float("LYO_REMOTE_NEXT_TOKEN_S", 30.0)  # silence within an answer that ends the attempt
 
+# --- outside models to compare with: any server with OpenAI's /v1/chat/completions; without a URL there is none ---
+COMPARE_URL = env.str(
+    "LYO_COMPARE_URL", ""
+)  # its API's root, such as https://api.openai.com/v1; prompts are sent there
+COMPARE_API_KEY = env.str("LYO_COMPARE_API_KEY", "").strip()  # sent as the bearer token
+COMPARE_MODEL = env.str("LYO_COMPARE_MODEL", "")  # the server's name for the model
+JUDGE_URL = env.str("LYO_JUDGE_URL", "")  # the model that says which of two replies is better: better not a contestant
+JUDGE_API_KEY = env.str("LYO_JUDGE_API_KEY", "").strip()
+JUDGE_MODEL = env.str("LYO_JUDGE_MODEL", "")
+OUTSIDE_TIMEOUT_S = env.float("LYO_OUTSIDE_TIMEOUT_S", 120.0)  # of one reply of theirs
+
 # --- metrics ---
 METRICS_PORT = env.int(
     "LYO_METRICS_PORT", 0, validate=A_PORT

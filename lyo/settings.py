@@ -220,7 +220,7 @@ CELERY_BEAT_SCHEDULE = {
             "args": [queue],
             "options": {"queue": queue, "expires": 10},
         }
-        for queue in ("default", "embed", "generate", "train")
+        for queue in ("default", "embed", "evaluate", "generate", "train")
     },
 }
 
@@ -281,6 +281,9 @@ UNFOLD = {
                     _list("Evaluation sets", "quiz", "training.evaluationset"),
                     _list("Adapters", "extension", "inference.adapter"),
                     _list("Routes", "alt_route", "inference.route"),
+                    _list("Evaluations", "balance", "training.evaluation"),
+                    _list("Gates", "gate", "training.gate"),
+                    _list("Comparisons", "compare_arrows", "training.comparison"),
                 ],
             },
             {

@@ -37,6 +37,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     (*PYTHON, "workers.models.prepare", "--model", env.MODEL, "--dir", str(env.MODELS_DIR), *TOKENIZER_ONLY),
     (*MANAGE, "seed_demo"),
     *([(*MANAGE, "import_adapter", str(TUTOR), "--task=tutoring", "--live")] if TUTOR.is_dir() else []),
+    (*MANAGE, "register_evaluation_sets"),
 )
 
 
@@ -180,8 +181,9 @@ class Stack:
             ),
             process(
                 "generate",
-                *(*WORKER, "--hostname=generate@%h", "--queues=generate,embed", f"--concurrency={threads}"),
-                "--include=workers.tasks.generate,workers.tasks.embed,workers.tasks.imports",
+                *(*WORKER, "--hostname=generate@%h", "--queues=generate,embed,evaluate", f"--concurrency={threads}"),
+                "--include=workers.tasks.generate,workers.tasks.embed,workers.tasks.evaluate,workers.tasks.compare,"
+                "workers.tasks.imports",
                 extra={"GOMP_SPINCOUNT": "5000"},  # torch's threads share the cores: they may wait awake for µs only
             ),
             process(

@@ -33,3 +33,12 @@ class StrictSerializer(serializers.Serializer[Any]):
         if unknown:
             raise ValidationError(unknown)
         return value
+
+
+class JobSummarySerializer(serializers.Serializer[Any]):
+    """Documents the `job` of a 202, which `jobs.selectors.job_accepted` makes."""
+
+    id = serializers.UUIDField()
+    kind = serializers.CharField()
+    state = serializers.CharField()
+    queue_position = serializers.IntegerField(allow_null=True)

@@ -48,8 +48,13 @@ class Adapter(TimestampedModel):
 
     @property
     def is_servable(self) -> bool:
-        """Whether a route may pick it: its data are not erased, and it was made for the model that answers."""
-        return self.erased_at is None and self.base_model in served_names()
+        """Whether it may be named or promoted: its data are not erased, and it was made for the model that answers."""
+        return self.erased_at is None and self.fits
+
+    @property
+    def fits(self) -> bool:
+        """Whether it was made for the model that answers."""
+        return self.base_model in served_names()
 
 
 def served_names() -> set[str]:

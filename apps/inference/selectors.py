@@ -135,15 +135,22 @@ def route_change_list(*, route: Route) -> QuerySet[RouteChange]:
 def adapter_for(*, task: str, subject: str = "", user: User) -> Adapter | None:
     """Whose turn it is to answer the user, or None where that is the base model's.
 
-    The same user gets the same while the route stays as it is. What is erased, or of another model, is passed over.
+    The same user gets the same while the route stays as it is. What is of another model is passed over. An adapter
+    whose data were erased answers until its successor is promoted.
     """
     fields = [f"{place}__{field}" for place in ("live", "canary") for field in ("name", "base_model", "erased_at")]
     routes = route_list().filter(task=task, subject__in=("", subject)).only("subject", "canary_share", *fields)
     for route in routes.order_by("-subject"):
         for adapter in (route.canary if _has_canary(user, route) else None, route.live):
-            if adapter and adapter.is_servable:
+            if adapter and adapter.fits:
                 return adapter
     return None
+
+
+def adapter_live(*, task: str, subject: str = "") -> Adapter | None:
+    """Who answers those that get no canary, or None where that is the base model."""
+    routes = route_list().filter(task=task, subject__in=("", subject)).order_by("-subject")
+    return next((live for live in (route.live for route in routes) if live and live.fits), None)
 
 
 def routed(*, task: str, subject: str = "", user: User) -> dict[str, Any]:
@@ -189,7 +196,7 @@ def canary_test(route: Route) -> dict[str, Any] | None:
     if route.canary is None or route.canary_started_at is None:
         return None
     alpha = env.CANARY_ALPHA / len(MEASURES)
-    live = _live(route)
+    live = adapter_live(task=route.task, subject=route.subject)
     arms = _arms(route, live, route.canary, route.canary_started_at)
     return {
         "live": live and live.name,
@@ -210,12 +217,6 @@ def _tested(measure: Measure, live: Arm, canary: Arm, alpha: float) -> dict[str,
         "threshold": 1 / alpha,
         "worse": evidence >= -log(alpha),
     }
-
-
-def _live(route: Route) -> Adapter | None:
-    """Who answers those that do not get the route's canary, or another one."""
-    routes = [route, *(route_list().filter(task=route.task, subject="") if route.subject else ())]
-    return next((live for live in (route.live for route in routes) if live and live.is_servable), None)
 
 
 def _arms(route: Route, live: Adapter | None, canary: Adapter, since: datetime) -> dict[str, tuple[Arm, Arm]]:

@@ -11,7 +11,7 @@ harmless, `sealed` refuses any more. A key of short life says that somebody is r
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -269,3 +269,19 @@ def _reload(job: Job) -> Job:
         return job
     finally:
         connection.close()  # back to the pool: an open stream must not hold one
+
+
+def streamed(parts: Iterator[bytes], content_type: str = "application/jsonl") -> StreamingHttpResponse:
+    """Sends parts as they are made, on a thread that keeps no database connection meanwhile."""
+
+    def following() -> bytes:
+        try:
+            return next(parts, b"")
+        finally:
+            release_connection()
+
+    async def body() -> AsyncIterator[bytes]:
+        while part := await sync_to_async(following, thread_sensitive=False)():
+            yield part
+
+    return StreamingHttpResponse(body(), content_type=content_type)

@@ -7,10 +7,13 @@ learning_path  {"goal", "current_level", "time_available", "learning_path": [...
 preference     {"messages", "chosen", "rejected"}, or as OpenAI has it {"input", "preferred_output",
                "non_preferred_output"}
 thumb          {"messages": [..., the assistant's], "liked": true | false}
+
+An item of an evaluation set is one of these; a conversation or an instruction may have, beside its fields, those of
+`Marks`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from django.db.models import TextChoices
 from rest_framework.exceptions import ParseError
@@ -19,6 +22,7 @@ from apps.common.constants import Level, Task
 from apps.common.parsers import loads
 
 Record = dict[str, Any]
+T = TypeVar("T")
 
 ROLES = ("system", "developer", "user", "assistant")
 SECONDS, MINUTES = 10**6, 10**7  # more is a slip of the pen
@@ -47,6 +51,22 @@ FORMATS = {  # that a method learns from
 }
 
 
+class Marks(NamedTuple):
+    """By what else than the reference a reply to an evaluation item is judged.
+
+    answer: the final answer. hint: a hint was asked for, so that the answer must not be given away. level: whom the
+    reply is for.
+    """
+
+    answer: str = ""
+    hint: bool = False
+    level: str = ""
+
+    @property
+    def given(self) -> Record:
+        return {name: value for name, value in self._asdict().items() if value}
+
+
 class Invalid(ValueError):
     """What is wrong with an example, in words for those who made it."""
 
@@ -56,8 +76,17 @@ class Invalid(ValueError):
 
 def parse(line: bytes, number: int) -> tuple[Format, Record]:
     """Read a line of JSONL. Raises `Invalid`, which names the line and the field."""
+    return _parse(line, number, validate)
+
+
+def parse_item(line: bytes, number: int) -> tuple[Format, Record, Marks]:
+    """The same of a line of an evaluation set."""
+    return _parse(line, number, validate_item)
+
+
+def _parse(line: bytes, number: int, read: Callable[[Any], T]) -> T:
     try:
-        return validate(loads(line, name=f"line {number}"))
+        return read(loads(line, name=f"line {number}"))
     except ParseError as error:
         raise Invalid(str(error.detail)) from error
     except Invalid as error:
@@ -73,6 +102,25 @@ def validate(record: Any) -> tuple[Format, Record]:
             return format_, read(record)
     known = ", ".join(f'"{mark}"' for _, marks, _ in READERS for mark in marks)
     raise Invalid(f"it is of no known format: it has none of {known}")
+
+
+def validate_item(record: Any) -> tuple[Format, Record, Marks]:
+    """The same of an item of an evaluation set."""
+    given = {name: record[name] for name in Marks._fields if name in record} if isinstance(record, dict) else {}
+    format_, content = validate({name: record[name] for name in record if name not in given} if given else record)
+    if given and format_ not in (Format.CHAT, Format.INSTRUCTION):
+        raise Invalid(f'"{next(iter(given))}" goes with a conversation or an instruction')
+    marks = Marks()
+    if "answer" in given:
+        answer = _field(given, "", "answer", (str, int, float), ITEM)
+        marks = marks._replace(answer=_text({"answer": str(answer)}, "", "answer", ITEM).strip())
+    if "hint" in given:
+        marks = marks._replace(hint=_field(given, "", "hint", (bool,), ITEM))
+    if "level" in given:
+        marks = marks._replace(level=_choice(given, "", "level", Level.values, ITEM))
+    if marks.hint and not marks.answer:
+        raise Invalid(f'it has a "hint" but no "answer" that must not be given away (expected {ITEM})')
+    return format_, content, marks
 
 
 def _chat(record: Record) -> Record:
@@ -164,6 +212,7 @@ OPENAI_PREFERENCE = (
     '{"input": {"messages": [...]}, "preferred_output": [{"role": "assistant", "content": "..."}], '
     '"non_preferred_output": [{"role": "assistant", "content": "..."}]}'
 )
+ITEM = '{..., "answer": "...", "hint": true | false, "level": "..."}'
 INSTRUCTION = '{"instruction": "...", "input": "...", "output": "..."}'
 ENGAGEMENT = (
     '{"content": {"type": "...", "subject": "...", "duration": seconds, "tags": ["...", ...]}, '
@@ -289,6 +338,16 @@ def training_form(format_: str, record: Record, method: str) -> Record | None:
         case _:
             parts = parts_of(format_, record)
             return {"messages": [_message("user", parts.question), _message("assistant", parts.answer)]}
+
+
+def evaluation_form(format_: str, record: Record, marks: Marks | None = None) -> Record | None:
+    """What an evaluation takes: the conversation with the reference reply, and what judges another; None if there is
+    no such reply."""
+    form = training_form(format_, record, Method.SUPERVISED)
+    if form is None:
+        return None
+    own: Record = {name: record[name] for name in ("expected_engagement", "learning_path") if name in record}
+    return {**form, **own, **(marks.given if marks else {})}
 
 
 class Parts(NamedTuple):

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from apps.training.views import adapters, data, runs
+from apps.training.views import adapters, comparisons, data, evaluations, runs
 
 urlpatterns = [
     path("training/examples", data.ExampleList.as_view()),
@@ -18,6 +18,12 @@ urlpatterns = [
     path("training/routes/<str:task>/changes", adapters.RouteChangeList.as_view()),
     path("training/routes/<str:task>/complete", adapters.RouteComplete.as_view()),
     path("training/routes/<str:task>/rollback", adapters.RouteRollback.as_view()),
+    path("training/adapters/<uuid:adapter_id>/evaluate", evaluations.AdapterEvaluate.as_view()),
+    path("training/evaluations", evaluations.EvaluationList.as_view()),
+    path("training/evaluations/<uuid:evaluation_id>", evaluations.EvaluationDetail.as_view()),
+    path("training/evaluation-sets", evaluations.EvaluationSetListCreate.as_view()),
+    path("training/comparisons", comparisons.ComparisonListCreate.as_view()),
+    path("training/comparisons/<uuid:comparison_id>", comparisons.ComparisonDetail.as_view()),
 ]
 
 openai_urlpatterns = [

@@ -26,11 +26,14 @@ LEVELS = {
 }
 
 
+def system_prompt(subject: str, level: str) -> str:
+    return " ".join(filter(None, (ROLE, SUBJECTS[Subject(subject)], LEVELS[Level(level)])))
+
+
 def messages_for_model(conversation: Conversation, history: Iterable[Message]) -> list[dict[str, str]]:
     """The system prompt, the questions that got an answer with their answers, and the last question."""
-    system = " ".join(filter(None, (ROLE, SUBJECTS[Subject(conversation.subject)], LEVELS[Level(conversation.level)])))
     turns = list(history)
-    messages = [{"role": "system", "content": system}]
+    messages = [{"role": "system", "content": system_prompt(conversation.subject, conversation.level)}]
     for question, answer in zip(turns[0:-1:2], turns[1::2], strict=True):
         if answer.content:
             messages += [{"role": turn.role, "content": turn.content} for turn in (question, answer)]

@@ -3,7 +3,7 @@ from typing import Any
 from rest_framework import serializers
 
 from apps.common.constants import Level, Subject
-from apps.common.serializers import StrictSerializer
+from apps.common.serializers import JobSummarySerializer, StrictSerializer
 from apps.tutor.models import Conversation, Feedback, Message
 from apps.tutor.selectors import message_data
 from lyo import env
@@ -54,13 +54,6 @@ class MessageSerializer(serializers.Serializer[Message]):
 
     def to_representation(self, instance: Message) -> dict[str, Any]:
         return message_data(instance)
-
-
-class JobSummarySerializer(serializers.Serializer[Any]):
-    id = serializers.UUIDField()
-    kind = serializers.CharField()
-    state = serializers.CharField()
-    queue_position = serializers.IntegerField(allow_null=True)
 
 
 class TurnSerializer(serializers.Serializer[Any]):

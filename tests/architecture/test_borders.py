@@ -37,7 +37,9 @@ def test_the_engine_loads_neither_django_nor_celery() -> None:
 
 
 def test_every_route_leads_to_a_registered_task() -> None:
+    import workers.tasks.compare
     import workers.tasks.embed
+    import workers.tasks.evaluate
     import workers.tasks.generate
     import workers.tasks.imports
     import workers.tasks.train  # noqa: F401 - registers

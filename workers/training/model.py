@@ -70,14 +70,13 @@ class Learner:
             ).last_hidden_state[0]
         return states[batch.wanted].to(self._dtype), self._output.weight.to(self._dtype)
 
-    def save(self, folder: Path) -> None:
-        """Write the trained weights, in float32: a PEFT folder, or for full tuning one file by their names."""
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write the trained weights: a PEFT folder in `dtype`, or for full tuning one file by their names."""
         if self.adapter is None:
             save_file(self.trained, folder / WEIGHTS)
             return
-        save_file(
-            get_peft_model_state_dict(self.adapter, save_embedding_layers=False), folder / SAFETENSORS_WEIGHTS_NAME
-        )
+        weights = get_peft_model_state_dict(self.adapter, save_embedding_layers=False)
+        save_file({name: weight.to(dtype) for name, weight in weights.items()}, folder / SAFETENSORS_WEIGHTS_NAME)
         config = copy(self.adapter.peft_config["default"])
         config.inference_mode = True
         config.save_pretrained(str(folder))
@@ -93,14 +92,15 @@ class Learner:
             set_peft_model_state_dict(self.adapter, load_file(folder / SAFETENSORS_WEIGHTS_NAME))
 
     def publish(self, folder: Path) -> None:
-        """Write what serves: a PEFT folder, or for full tuning a Hugging Face folder in the dtype of the base's files.
+        """Write what serves: a PEFT folder in the recipe's dtype, or for full tuning a Hugging Face folder in the dtype
+        of the base's files.
 
         After the latter the weights are of that dtype too: nothing can be learnt any more.
         """
         if self.adapter is None:
             write_folder(self.base, Path(str(self.base.name_or_path)), folder)
         else:
-            self.save(folder)
+            self.save(folder, self._dtype)
 
     def as_it_began(self) -> AbstractContextManager[None]:
         """Without what the adapter has learnt."""

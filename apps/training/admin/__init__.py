@@ -1,1 +1,8 @@
-from apps.training.admin import adapters, data, runs, schedules  # noqa: F401 - register their pages
+from apps.training.admin import (  # noqa: F401 - register their pages
+    adapters,
+    comparisons,
+    data,
+    evaluations,
+    runs,
+    schedules,
+)

@@ -18,11 +18,11 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from apps.common.constants import Subject, Task
 from apps.inference.models import Adapter
 from apps.inference.selectors import AdapterState
+from apps.jobs.streams import streamed
 from apps.training.admin.data import ReadOnly
 from apps.training.models import Evaluation
 from apps.training.selectors import adapters as selectors
 from apps.training.services import adapters as services
-from apps.training.views.data import streamed
 
 STATE_COLOURS = {
     AdapterState.LIVE: "success",
@@ -40,7 +40,7 @@ class StateFilter(DropdownFilter):
         return [(state, state) for state in AdapterState.ALL]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Adapter]) -> QuerySet[Adapter]:
-        return queryset.filter(**{"state": self.value()}) if self.value() else queryset  # counted by the list
+        return queryset.filter(state=self.value()) if self.value() else queryset  # type: ignore[misc]  # the list has it
 
 
 class EvaluationInline(ReadOnly, TabularInline):

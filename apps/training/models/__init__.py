@@ -1,3 +1,4 @@
+from apps.training.models.comparisons import Comparison, Pairing, Verdict, Vote
 from apps.training.models.data import (
     Collection,
     DataSetVersion,
@@ -11,20 +12,24 @@ from apps.training.models.data import (
     Split,
     State,
 )
-from apps.training.models.evaluations import Evaluation
+from apps.training.models.evaluations import Evaluation, Gate, Measure
 from apps.training.models.runs import Run, RunCheckpoint, RunEvent, RunState
 from apps.training.models.schedules import Schedule, Slot
 
 __all__ = [
     "Collection",
+    "Comparison",
     "DataSetVersion",
     "Evaluation",
     "EvaluationItem",
     "EvaluationSet",
     "Example",
     "File",
+    "Gate",
     "Immutable",
+    "Measure",
     "Member",
+    "Pairing",
     "Review",
     "Run",
     "RunCheckpoint",
@@ -34,4 +39,6 @@ __all__ = [
     "Slot",
     "Split",
     "State",
+    "Verdict",
+    "Vote",
 ]

@@ -8,9 +8,9 @@ from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import Q
 
-from apps.common.constants import Subject, Task
+from apps.common.constants import Level, Subject, Task
 from apps.common.models import TimestampedModel
-from apps.training.formats import Format, Method
+from apps.training.formats import Format, Marks, Method
 
 
 class State(models.TextChoices):
@@ -212,6 +212,9 @@ class EvaluationItem(models.Model):
     position = models.PositiveIntegerField()
     format = models.CharField(max_length=20, choices=Format.choices)
     content = models.JSONField()
+    answer = models.TextField(blank=True, help_text="The final answer, where there is one.")
+    hint = models.BooleanField(default=False, help_text="A hint is asked for: the answer must not be given away.")
+    level = models.CharField(max_length=20, choices=Level.choices, blank=True, help_text="Whom the reply is for.")
     problem = models.TextField()
     bands = ArrayField(models.BigIntegerField())
 
@@ -222,3 +225,7 @@ class EvaluationItem(models.Model):
 
     def __str__(self) -> str:
         return self.problem[:60]
+
+    @property
+    def marks(self) -> Marks:
+        return Marks(self.answer, self.hint, self.level)

@@ -114,7 +114,7 @@ class ArmSerializer(serializers.Serializer[Any]):
     rate = serializers.FloatField(allow_null=True)
 
 
-class MeasureSerializer(serializers.Serializer[Any]):
+class TestedMeasureSerializer(serializers.Serializer[Any]):
     live, canary = ArmSerializer(), ArmSerializer()
     difference = serializers.ListField(
         child=serializers.FloatField(), help_text="Confidence sequence of the canary's rate less live's."
@@ -131,7 +131,7 @@ class CanaryTestSerializer(serializers.Serializer[Any]):
     live = serializers.CharField(allow_null=True)
     canary = serializers.CharField()
     alpha = serializers.FloatField()
-    measures = serializers.DictField(child=MeasureSerializer(), help_text="`failed` and `thumbs_down`.")
+    measures = serializers.DictField(child=TestedMeasureSerializer(), help_text="`failed` and `thumbs_down`.")
 
 
 class RouteSerializer(serializers.ModelSerializer[Route]):

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import count, islice
@@ -19,7 +19,19 @@ from django.utils import timezone
 from apps.common.constants import Subject, Task
 from apps.common.errors import Conflict
 from apps.common.examples import Observation, sources
-from apps.training.formats import FORMATS, TASKS, Format, Invalid, Method, Record, parse, parts_of, validate
+from apps.training.formats import (
+    FORMATS,
+    TASKS,
+    Format,
+    Invalid,
+    Marks,
+    Method,
+    Record,
+    parse,
+    parse_item,
+    parts_of,
+    validate,
+)
 from apps.training.models import (
     Collection,
     DataSetVersion,
@@ -287,8 +299,8 @@ def _import(file: File, stream: IO[bytes]) -> None:
     file.save()
 
 
-def _records(stream: IO[bytes]) -> Iterator[tuple[int, Format, Record]]:
-    """Number, format and content of each line that is not blank."""
+def _records(stream: IO[bytes], read: Callable[[bytes, int], tuple[Any, ...]] = parse) -> Iterator[tuple[Any, ...]]:
+    """The number of each line that is not blank, and what is read of it."""
     stream.seek(0)
     for number in count(1):
         line = stream.readline(MAX_LINE + 1)
@@ -297,7 +309,7 @@ def _records(stream: IO[bytes]) -> Iterator[tuple[int, Format, Record]]:
         if len(line) > MAX_LINE:
             raise Invalid(f"line {number}: it is longer than {MAX_LINE // 1024} KiB")
         if line.strip():
-            yield number, *parse(line, number)
+            yield number, *read(line, number)
 
 
 def _imported(file: File, number: int, format_: Format, record: Record) -> Example:
@@ -346,12 +358,12 @@ def evaluation_set_register(*, name: str, task: str, stream: IO[bytes]) -> Evalu
     Examples that have one of its problems are rejected, and come back by no import. Raises `ValidationError`.
     """
     try:
-        items = [_item(position, *record[1:]) for position, record in enumerate(_records(stream))]
+        items = [_item(position, *read) for position, (_, *read) in enumerate(_records(stream, parse_item))]
     except Invalid as error:
         raise ValidationError({"file": str(error)}) from error
     if not items:
         raise ValidationError({"file": "the file is empty: it has no line with a problem"})
-    hashes = [example_hash(item.format, item.content) for item in items]
+    hashes = [example_hash(item.format, {**item.content, **item.marks.given}) for item in items]
     digest = sha256("\n".join([name, task, *hashes]).encode()).hexdigest()
     if found := EvaluationSet.objects.filter(digest=digest).first():
         return found
@@ -364,13 +376,14 @@ def evaluation_set_register(*, name: str, task: str, stream: IO[bytes]) -> Evalu
     return made
 
 
-def _item(position: int, format_: Format, record: Record) -> EvaluationItem:
+def _item(position: int, format_: Format, record: Record, marks: Marks) -> EvaluationItem:
     problem = parts_of(format_, record).problem
     return EvaluationItem(
         position=position,
         format=format_,
         content=record,
         problem=problem,
+        **marks._asdict(),
         bands=Sketch.of(problem).bands(),
     )
 

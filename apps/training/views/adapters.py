@@ -20,6 +20,7 @@ from apps.inference.models import Adapter, Route, RouteChange
 from apps.inference.selectors import route_change_list, route_get, route_list
 from apps.inference.services import route_complete, route_rollback
 from apps.jobs.selectors import job_accepted
+from apps.jobs.streams import streamed
 from apps.training.selectors import adapters as selectors
 from apps.training.serializers.adapters import (
     AdapterPromoteSerializer,
@@ -33,7 +34,7 @@ from apps.training.serializers.adapters import (
     RouteSerializer,
 )
 from apps.training.services import adapters as services
-from apps.training.views.data import FORM_BYTES, TrainingView, streamed
+from apps.training.views.data import FORM_BYTES, TrainingView
 from apps.users.auth import AuthenticatedRequest
 from lyo import env
 

@@ -1,12 +1,11 @@
 """Files as OpenAI's clients know them, and what staff do with examples and data set versions."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from asgiref.sync import sync_to_async
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
@@ -22,7 +21,7 @@ from apps.common.errors import RequestTooLarge
 from apps.common.openai import COMMON_ERRORS, ErrorSerializer, OpenAIView
 from apps.common.serializers import RefusalSerializer
 from apps.common.views import ApiView
-from apps.jobs.streams import release_connection
+from apps.jobs.streams import streamed
 from apps.training.formats import Record
 from apps.training.models import DataSetVersion, Example
 from apps.training.selectors import data as selectors
@@ -71,6 +70,12 @@ class TrainingOpenAIView(OpenAIView, TrainingView):
     pass
 
 
+def require_size(request: Request) -> None:
+    """Raise `RequestTooLarge` for a larger file than may be uploaded, before it is read."""
+    if int(request.META.get("CONTENT_LENGTH") or 0) > env.MAX_FILE_MB * 2**20 + FORM_BYTES:
+        raise RequestTooLarge(f"A file may have {env.MAX_FILE_MB} MB at most.")
+
+
 # --- /v1/files ---
 
 
@@ -102,8 +107,7 @@ class FileListCreate(TrainingOpenAIView):
     )
     def post(self, request: AuthenticatedRequest) -> Response:
         """Upload a JSONL file of examples. A broken line is refused by its number, and then nothing is kept."""
-        if int(request.META.get("CONTENT_LENGTH") or 0) > env.MAX_FILE_MB * 2**20 + FORM_BYTES:
-            raise RequestTooLarge(f"A file may have {env.MAX_FILE_MB} MB at most.")
+        require_size(request)
         form = self.validated(FileCreateSerializer)
         upload = form["file"]
         file = services.file_create(user=request.user, filename=upload.name, stream=upload, subject=form["subject"])
@@ -204,19 +208,3 @@ class DataSetVersionRecords(TrainingView):
 def _jsonl(records: Iterator[Record]) -> Iterator[bytes]:
     while page := list(islice(records, LINES)):
         yield "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in page).encode()
-
-
-def streamed(parts: Iterator[bytes], content_type: str = "application/jsonl") -> StreamingHttpResponse:
-    """Sends parts as they are made, on a thread that keeps no database connection meanwhile."""
-
-    def following() -> bytes:
-        try:
-            return next(parts, b"")
-        finally:
-            release_connection()
-
-    async def body() -> AsyncIterator[bytes]:
-        while part := await sync_to_async(following, thread_sensitive=False)():
-            yield part
-
-    return StreamingHttpResponse(body(), content_type=content_type)

@@ -277,7 +277,7 @@ def test_an_upload_is_unpacked_and_waits_for_a_worker_to_check_it(
     assert (response.json()["job"]["id"], job.kind, job.queue, job.user) == (
         str(job.id),
         "import_adapter",
-        "generate",
+        "evaluate",
         staff,
     )
     folder = job.request.pop("folder")

@@ -1,0 +1,28 @@
+from pathlib import Path
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from apps.common.constants import Task
+from apps.training.services.data import evaluation_set_register
+
+SHIPPED = Path(__file__).parents[2] / "evaluation_sets"
+
+
+class Command(BaseCommand):
+    help = "Register evaluation sets of JSONL files named <task>-<what>.jsonl; those that are there stay as they are."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("folder", nargs="?", type=Path, default=SHIPPED, help="by default what is shipped")
+
+    def handle(self, *args: Any, folder: Path, **options: Any) -> None:
+        for path in sorted(folder.glob("*.jsonl")):
+            task = path.stem.partition("-")[0]
+            if task not in Task.values:
+                raise CommandError(f"{path.name} does not begin with one of {', '.join(Task.values)} and a hyphen")
+            try:
+                with path.open("rb") as stream:
+                    self.stdout.write(str(evaluation_set_register(name=path.stem, task=task, stream=stream)))
+            except ValidationError as error:
+                raise CommandError(f"{path.name}: {' '.join(error.messages)}") from error
