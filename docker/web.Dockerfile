@@ -5,7 +5,7 @@ FROM ${BASE}
 
 ENV PYTHONUNBUFFERED=1 LYO_STATIC_ROOT=/app/static LYO_FILES_DIR=/files
 WORKDIR /app
-RUN useradd --uid 10001 --no-create-home lyo && install -d -o 10001 /files
+RUN useradd --uid 10001 --no-create-home lyo && install -d -o 10001 /files /models
 COPY requirements/base.txt requirements/
 RUN pip install --no-cache-dir -r requirements/base.txt
 COPY manage.py .

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from rest_framework.exceptions import APIException
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.dataclasses import ActionDialog
 from unfold.decorators import action, display
 from unfold.forms import BaseDialogForm
 from unfold.widgets import UnfoldAdminTextInputWidget
@@ -67,7 +68,7 @@ class ReasonForm(BaseDialogForm):
     reason = forms.CharField(max_length=1000, required=False, widget=UnfoldAdminTextInputWidget)
 
 
-def _asks(title: str, description: str, button: str) -> dict[str, Any]:
+def _asks(title: str, description: str, button: str) -> ActionDialog:
     return {"title": title, "description": description, "form_class": ReasonForm, "form_submit_text": button}
 
 
@@ -100,7 +101,7 @@ class RouteAdmin(ModelAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> Any:
-        route = Route.objects.select_related("live", "canary").filter(id=object_id).first() if object_id else None
+        route = self.get_object(request, object_id) if object_id else None
         test = canary_test(route) if route else None
         shown = {"table": _test_table(test), "bars": _evidence_bars(test)} if test else {}
         return super().changeform_view(request, object_id, form_url, {**(extra_context or {}), **shown})

@@ -170,8 +170,10 @@ def _has_canary(user: User, route: Route) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A rate of bad outcomes: the canary's may be `margin` above live's, which is taken for `ceiling` at most while it
-    is unknown."""
+    """A rate of bad outcomes: the canary's may be `margin` above live's.
+
+    While nothing is asked of live beside the canary, its rate is taken for `ceiling` at most, or for what it was.
+    """
 
     name: str
     margin: float
@@ -192,6 +194,9 @@ def canary_test(route: Route) -> dict[str, Any] | None:
     (a confidence sequence, both ends at `alpha`), the `margin` that it may have, the `evidence` that it has more (an
     e-value) and the `threshold` at which that is believed: then it is `worse`. The chance that a canary which keeps to
     the margins is ever found worse is LYO_CANARY_ALPHA at most.
+
+    A canary that has all users is measured by what live did before, and by the ceilings: should all answers begin to
+    fail then, whoever is to blame, it is rolled back.
     """
     if route.canary is None or route.canary_started_at is None:
         return None
@@ -202,12 +207,16 @@ def canary_test(route: Route) -> dict[str, Any] | None:
         "live": live and live.name,
         "canary": route.canary.name,
         "alpha": alpha,
-        "measures": {measure.name: _tested(measure, *arms[measure.name], alpha) for measure in MEASURES},
+        "measures": {
+            measure.name: _tested(measure, *arms[measure.name], alpha, alone=route.canary_share == 1)
+            for measure in MEASURES
+        },
     }
 
 
-def _tested(measure: Measure, live: Arm, canary: Arm, alpha: float) -> dict[str, Any]:
-    evidence = log_evidence(live, canary, measure.margin, 1.0 if live.n else measure.ceiling)
+def _tested(measure: Measure, live: Arm, canary: Arm, alpha: float, alone: bool) -> dict[str, Any]:
+    ceiling = max(measure.ceiling, live.rate or 0.0) if alone or not live.n else 1.0
+    evidence = log_evidence(live, canary, measure.margin, ceiling)
     return {
         "live": {**asdict(live), "rate": live.rate},
         "canary": {**asdict(canary), "rate": canary.rate},

@@ -13,7 +13,7 @@ from lyo import env
 from workers.models.template import fit
 from workers.protocols import GenerateRequest, Refused, Sampling
 from workers.tasks.claimed import JobRun, job_task
-from workers.tasks.runtime import runtime
+from workers.tasks.runtime import have_adapter, runtime
 from workers.training.outside import Outside, judge
 
 AT_ONCE = 4  # prompts: what the outside server is asked side by side
@@ -55,6 +55,8 @@ def compare(job: JobRun) -> dict[str, Any]:
 
 
 def answer(messages: list[dict[str, Any]], adapter: str | None) -> str:
+    if adapter:
+        have_adapter(adapter)
     model, engine = runtime()[:2]
     prompt = fit(model.tokenizer, messages, engine.context_tokens - MAX_TOKENS, "drop_oldest")  # type: ignore[arg-type]
     greedy = Sampling(max_tokens=MAX_TOKENS, temperature=0)

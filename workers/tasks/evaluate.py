@@ -11,7 +11,7 @@ from apps.training.selectors.evaluations import evaluation_get, evaluation_recor
 from apps.training.services.evaluations import evaluation_progress
 from workers.protocols import Refused
 from workers.tasks.claimed import JobRun, job_task
-from workers.tasks.runtime import runtime
+from workers.tasks.runtime import have_adapter, runtime
 
 REPORT_S = 1.0  # between two notes of how far it is
 
@@ -49,6 +49,8 @@ def evaluate(job: JobRun) -> dict[str, Any]:
             "set version has no validation part that is still whole",
         )
     candidates = {"candidate": evaluation.adapter.name, **({"live": live.name} if live else {}), "base": None}
+    for name in filter(None, candidates.values()):
+        have_adapter(name)
     model, engine = runtime()[:2]
     made = compared(
         engine,

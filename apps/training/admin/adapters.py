@@ -3,9 +3,9 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase
+from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils.html import format_html
 from rest_framework.exceptions import APIException
@@ -18,7 +18,6 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 from apps.common.constants import Subject, Task
 from apps.inference.models import Adapter
 from apps.inference.selectors import AdapterState
-from apps.jobs.streams import streamed
 from apps.training.admin.data import ReadOnly
 from apps.training.models import Evaluation
 from apps.training.selectors import adapters as selectors
@@ -40,7 +39,7 @@ class StateFilter(DropdownFilter):
         return [(state, state) for state in AdapterState.ALL]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Adapter]) -> QuerySet[Adapter]:
-        return queryset.filter(state=self.value()) if self.value() else queryset  # type: ignore[misc]  # the list has it
+        return queryset.filter(Q(("state", self.value()))) if self.value() else queryset
 
 
 class EvaluationInline(ReadOnly, TabularInline):
@@ -132,11 +131,15 @@ class AdapterAdmin(ReadOnly, ModelAdmin):
         return HttpResponse(headers={"HX-Redirect": reverse("admin:inference_adapter_change", args=[object_id])})
 
     @action(description="Download", permissions=["view"])
-    def download(self, request: HttpRequest, object_id: UUID) -> HttpResponseBase:
+    def download(self, request: HttpRequest, object_id: UUID) -> HttpResponse:
         adapter = selectors.adapter_get(adapter_id=object_id)
-        response = streamed(selectors.adapter_archive(adapter), "application/zip")
-        response["Content-Disposition"] = f'attachment; filename="{adapter.digest}.zip"'
-        return response
+        try:
+            archive = b"".join(selectors.adapter_archive(adapter))
+        except APIException as refusal:
+            self.message_user(request, str(refusal.detail), messages.ERROR)
+            return redirect("admin:inference_adapter_change", object_id)
+        attachment = {"Content-Disposition": f'attachment; filename="{adapter.digest}.zip"'}
+        return HttpResponse(archive, "application/zip", headers=attachment)
 
     def has_operate_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return request.user.has_perm("inference.change_route")

@@ -144,6 +144,7 @@ def test_a_job_gets_what_was_asked(ai: openai.OpenAI, worker: PlayedWorker) -> N
     assert job.deadline_at is not None
     assert (job.deadline_at - job.created_at).total_seconds() == pytest.approx(env.JOB_DEADLINE_S, abs=1)
     assert job.request == {
+        "adapter": None,
         "messages": [
             {"role": "system", "content": "Be brief."},
             {"role": "system", "content": "Be kind."},
@@ -151,7 +152,6 @@ def test_a_job_gets_what_was_asked(ai: openai.OpenAI, worker: PlayedWorker) -> N
             {"role": "assistant", "content": "Hello."},
             {"role": "user", "content": ""},
         ],
-        "adapter": None,
         "overflow": "refuse",
         "sampling": {
             "max_tokens": 11,

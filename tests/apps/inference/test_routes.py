@@ -365,15 +365,28 @@ def test_a_canary_with_more_thumbs_down_is_rolled_back() -> None:
     assert RouteChange.objects.first().reason == "Worse than live beyond the margin: thumbs_down."
 
 
-def test_a_broken_canary_for_everybody_on_a_fresh_system_is_rolled_back_after_a_few_answers(learner: User) -> None:
+@pytest.mark.parametrize(("answered_before", "failures"), [(0, 4), (2, 5)])
+def test_a_broken_canary_for_everybody_on_a_fresh_system_is_rolled_back_after_a_few_answers(
+    learner: User, answered_before: int, failures: int
+) -> None:
     made = adapter("broken")
+    outcomes(None, answered_before, asked_at=timezone.now() - timedelta(minutes=1))
     promote(made, canary_share=1.0)
-    for _ in range(3):
+    for _ in range(failures - 1):
         asked(learner, State.FAILED)
     assert services.canaries_watch() == []
     asked(learner, State.FAILED)
     assert [route.canary for route in services.canaries_watch()] == [None]
     assert routed(task=TUTORING, user=learner)["adapter"] is None
+
+
+def test_a_canary_for_everybody_that_fails_as_often_as_live_did_stays() -> None:
+    a, b = adapter("a"), adapter("b")
+    promote(a)
+    outcomes(a, 100, failed=50, asked_at=timezone.now() - timedelta(days=1))
+    promote(b, canary_share=1.0)
+    outcomes(b, 100, failed=50)
+    assert services.canaries_watch() == []
 
 
 def test_outcomes_are_deleted_after_their_retention_unless_a_canary_is_tested_by_them() -> None:

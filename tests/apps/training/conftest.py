@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from datetime import timedelta
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,15 @@ LONG_AGO = timezone.now() - timedelta(hours=1)  # all that is collected has sett
 @pytest.fixture(autouse=True)
 def _files_dir(settings: Any, tmp_path: Any) -> None:
     settings.MEDIA_ROOT = tmp_path
+
+
+@pytest.fixture
+def kept(settings: Any, tmp_path: Path) -> Path:
+    """The folder where adapters are kept."""
+    location = tmp_path / "adapters"
+    backend = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": location}}
+    settings.STORAGES = {**settings.STORAGES, "adapters": backend}
+    return location
 
 
 @pytest.fixture

@@ -246,15 +246,6 @@ def test_unknown_adapters_and_routes_are_not_found(desk: APIClient) -> None:
 FILES = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"weights", "meta.json": b'{"seed": 1}'}
 
 
-@pytest.fixture
-def kept(settings: Any, tmp_path: Path) -> Path:
-    """The folder where adapters are kept."""
-    location = tmp_path / "adapters"
-    backend = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": location}}
-    settings.STORAGES = {**settings.STORAGES, "adapters": backend}
-    return location
-
-
 def zipped(files: dict[str, bytes]) -> bytes:
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
