@@ -51,16 +51,17 @@ def evaluate(
     candidates: Mapping[str, str | None],
     *,
     max_tokens: int = MAX_TOKENS,
+    temperature: float = 0.0,
     priority: int = PRIORITY,
     progress: Callable[[int, int], None] = lambda done, total: None,
     stopped: Event | None = None,
 ) -> Evaluation:
     """Compare candidates, the first with the others.
 
-    candidates: the adapter, or None for the base model, by the name that the report has for it. progress: is told how
-    many replies are there, of how many. stopped: set from another thread to give up. An engine that tells no
-    log-probabilities leaves out the measures that need them. Raises `Refused` (`no_items`, `cancelled`, or the
-    engine's).
+    candidates: the adapter, or None for the base model, by the name that the report has for it. temperature: of the
+    replies; an item has the same random numbers for all candidates. progress: is told how many replies are there, of
+    how many. stopped: set from another thread to give up. An engine that tells no log-probabilities leaves out the
+    measures that need them. Raises `Refused` (`no_items`, `cancelled`, or the engine's).
     """
     problems = [_Problem.of(tokenizer, item) for item in items]
     fitting = [p for p in problems if len(p.prompt) + max(len(p.reference), max_tokens) <= engine.context_tokens]
@@ -70,8 +71,8 @@ def evaluate(
     replies: dict[str | None, list[Reply]] = {adapter: [] for adapter in adapters}
     total = len(fitting) * len(adapters)
     asking = (
-        (adapter, _Asked(engine, tokenizer, problem, adapter, max_tokens, priority))
-        for problem in fitting
+        (adapter, _Asked(engine, tokenizer, problem, adapter, Sampling(max_tokens, temperature, seed=seed), priority))
+        for seed, problem in enumerate(fitting)
         for adapter in adapters
     )
     waiting = deque(islice(asking, 2 * engine.stats().batch_limit))
@@ -114,7 +115,7 @@ class _Asked:
         tokenizer: Tokenizer,
         problem: _Problem,
         adapter: str | None,
-        max_tokens: int,
+        sampling: Sampling,
         priority: int,
     ) -> None:
         def score(continuations: tuple[tuple[int, ...], ...], labels: tuple[int, ...] = ()) -> Handle[Scores] | None:
@@ -133,8 +134,7 @@ class _Asked:
         self._engagement: Handle[Scores] | None = None
         self._answer: Handle[Outcome] | None = None
         if problem.item.expected_engagement is None:
-            greedy = Sampling(max_tokens=max_tokens, temperature=0)
-            request = GenerateRequest("evaluation", problem.prompt, greedy, priority=priority, adapter=adapter)
+            request = GenerateRequest("evaluation", problem.prompt, sampling, priority=priority, adapter=adapter)
             self._answer = engine.submit(request, lambda _: None)
         else:
             self._engagement = score(*number_tree(tokenizer))
@@ -220,6 +220,7 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--items", type=Path, action="append", required=True, metavar="FILE", help="JSONL")
     parser.add_argument("--limit", type=int, help="items of each file, from its beginning")
     parser.add_argument("--max-tokens", type=int, default=MAX_TOKENS, help="of a reply")
+    parser.add_argument("--temperature", type=float, default=0.0, help="of the replies; 0, the default, is greedy")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the report there, too")
     return parser.parse_args(arguments)
 
@@ -248,6 +249,7 @@ def report_of(options: argparse.Namespace) -> dict[str, Any]:
                 items,
                 {**names, BASE: None},
                 max_tokens=options.max_tokens,
+                temperature=options.temperature,
                 progress=lambda done, total: print(f"\r{done}/{total} ", end="", file=sys.stderr, flush=True),
             )
         finally:

@@ -97,6 +97,8 @@ def test_held_out_problems_are_the_same_whatever_else_is_there_and_are_not_learn
     everything = "".join(path.read_text() for path in (output / "train").glob("*.jsonl"))
     assert all(problem.question in everything for problem in learnt)
     assert not any(problem.question in everything for problem in held_out)
+    asked = (output / "judged" / "word-problems-asked-of-the-tutor.jsonl").read_text().splitlines()
+    assert [json.loads(line)["messages"][1]["content"] for line in asked] == [problem.question for problem in held_out]
     judged = [json.loads(line) for line in (output / "judged" / "word-problems.jsonl").read_text().splitlines()]
     assert {record["messages"][0]["content"] for record in judged} == {problem.question for problem in held_out}
     assert all(record["messages"][1]["content"].endswith(f"#### {record['answer']}") for record in judged)

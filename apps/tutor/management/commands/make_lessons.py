@@ -53,6 +53,7 @@ class Command(BaseCommand):
             ),
             "train/corrections": (spoken(dialogue, Subject.MATH, random) for dialogue in corrections(bridge)),
             "judged/word-problems": ({**bare_solution(p), "answer": p.answer} for p in held_out),
+            "judged/word-problems-asked-of-the-tutor": map(judged_solution, held_out),
             "judged/word-problem-hints": held_out_hints(held_out),
             **{f"judged/{name}": records for name, records in judged.items()},
         }
@@ -76,6 +77,11 @@ def prompted_solution(problem: WordProblem, random: Random) -> Record:
     end = random.choice(("So the answer is {}.", "The answer is {}.", "Answer: {}.")).format(problem.answer)
     level = random.choice(Level.values)
     return chat(problem.question, f"{problem.text}\n{end}", system_prompt(Subject.MATH, level))
+
+
+def judged_solution(problem: WordProblem) -> Record:
+    """As a learner asks the tutor."""
+    return {**prompted_solution(problem, Random(problem.question)), "answer": problem.answer}  # noqa: S311
 
 
 def lessons(random: Random) -> Iterator[Record]:
