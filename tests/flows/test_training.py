@@ -13,7 +13,7 @@ from lyo.stack import Stack
 from tests.flows.learner import Learner
 from tests.helpers import until
 
-STEPS = 12
+STEPS = 8
 LINES = [
     json.dumps(
         {
@@ -25,7 +25,7 @@ LINES = [
     )
     for n in range(40)
 ]
-RECIPE = {"max_steps": STEPS, "checkpoint_every": 4, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}}
+RECIPE = {"max_steps": STEPS, "checkpoint_every": 3, "lora": {"r": 4, "alpha": 8, "dropout": 0.1}}
 
 
 @pytest.fixture
@@ -78,9 +78,11 @@ def test_a_killed_run_takes_every_step_as_the_undisturbed_one_and_its_adapter_se
     assert tuned is not None
     assert tuned == ai.fine_tuning.jobs.retrieve(undisturbed).fine_tuned_model  # the same weights
     ask: Any = {"messages": [{"role": "user", "content": "What is 20 plus 21?"}], "max_tokens": 24, "temperature": 0}
-    answers = [ai.chat.completions.create(model=model, **ask).choices[0] for model in ("gemma-3-270m", tuned)]
-    assert [answer.finish_reason for answer in answers] == ["length", "stop"]
-    assert str(answers[1].message.content).startswith("20 + 21 = ")
+    said_by = {model: ai.chat.completions.create(model=model, **ask) for model in ("gemma-3-270m", tuned)}
+    texts = [answer.choices[0].message.content or "" for answer in said_by.values()]
+    assert texts[1].startswith("20 + 21 = ")
+    assert texts[0] != texts[1]
+    assert said_by[tuned].model == tuned
 
 
 def test_a_paused_run_goes_on_and_a_cancelled_one_does_not(ai: openai.OpenAI) -> None:
