@@ -45,7 +45,10 @@ def adapter_add(
     licence: str = "",
     size: int = 0,
 ) -> Adapter:
-    """Enter an adapter whose folder is kept under its digest; the same weights are the adapter that is there."""
+    """Enter an adapter whose folder is kept under its digest; the same weights are the adapter that is there.
+
+    Weights that were marked because their data were erased, and have been learnt again without those, lose the mark.
+    """
     fields = {
         "name": f"ft:{base_model}:{suffix}@{digest}",
         "base_model": base_model,
@@ -58,7 +61,11 @@ def adapter_add(
         "licence": licence,
         "size": size,
     }
-    return Adapter.objects.get_or_create(digest=digest, defaults=fields)[0]
+    adapter, made = Adapter.objects.get_or_create(digest=digest, defaults=fields)
+    if not made and adapter.erased_at and dataset_version != adapter.dataset_version:
+        adapter.dataset_version, adapter.erased_at = dataset_version, None
+        adapter.save(update_fields=["dataset_version", "erased_at", "updated_at"])
+    return adapter
 
 
 # --- routes: every change of one, with its audit row, in one transaction ---

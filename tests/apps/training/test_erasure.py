@@ -78,3 +78,16 @@ def test_what_nobody_erased_stays(learnt: Run) -> None:
     renew()
     assert Run.objects.count() == 1
     assert Adapter.objects.get(id=learnt.adapter_id).erased_at is None
+
+
+def test_weights_that_were_learnt_again_without_what_was_erased_lose_the_mark(ann: User, learnt: Run) -> None:
+    """Her example may have been too long to be learnt from; then both runs make the same adapter."""
+    leave(ann)
+    renew()
+    assert Adapter.objects.get(id=learnt.adapter_id).erased_at is not None
+    same = {"suffix": "tutor", "digest": "0" * 16, "base_model": "gemma", "base_digest": "b"}
+    assert adapter_add(**same, dataset_version=learnt.version.digest).erased_at is not None
+    (successor,) = Run.objects.filter(replaces=learnt)
+    assert adapter_add(**same, dataset_version=successor.version.digest).erased_at is None
+    renew()
+    assert Adapter.objects.get(id=learnt.adapter_id).erased_at is None

@@ -3,10 +3,13 @@
 import errno
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
+from rest_framework.test import APIClient
 
 from apps.inference.models import Adapter
 from apps.jobs import services as jobs
@@ -14,7 +17,11 @@ from apps.jobs.models import Job, State
 from apps.training.models import DataSetVersion, Example, Run, RunCheckpoint, RunEvent
 from apps.training.services import data
 from apps.training.services import runs as services
+from apps.training.tasks import collect, renew
+from apps.tutor.models import Conversation, Message
+from apps.users.models import User
 from lyo import env
+from tests.apps.training.conftest import LONG_AGO
 from tests.workers.training.conftest import tiny_folder, words  # noqa: F401 - fixtures
 from workers.engine.lora import adapter_digest
 from workers.tasks import train as tasks
@@ -223,3 +230,49 @@ def test_metrics_are_told_without_what_there_is_none_of() -> None:
     assert "validation_loss" not in tasks.facts_of(facts())
     assert tasks.facts_of(facts(validation_loss=0.25))["validation_loss"] == 0.25
     assert tasks.facts_of(facts())["train_loss"] == 0.5
+
+
+def test_who_leaves_takes_her_words_along_and_the_adapter_is_learnt_again_without_them() -> None:
+    """From the learner's answer to the adapter, and from her leaving to the next adapter; real services and tasks."""
+    said = "Because xylophones scatter blue light."
+    ann = User.objects.create_user(
+        "ann", "ann@example.org", "pass-9-word", birth_year=1990, training_consented_at=LONG_AGO - timedelta(days=1)
+    )
+    talk = Conversation.objects.create(user=ann, subject="physics")
+    for position, (role, content) in enumerate((("user", "Why is the sky blue?"), ("assistant", said))):
+        message = Message.objects.create(
+            conversation=talk, position=position, role=role, content=content, finish_reason="stop"
+        )
+        Message.objects.filter(id=message.id).update(created_at=LONG_AGO, updated_at=LONG_AGO)
+    collect()
+    data.example_review(example=Example.objects.get(learner=ann), reviewer=ann, decision="approve")
+    first = begun(recipe={"max_length": 256})
+    work(first)
+    assert first.adapter is not None
+    assert "xylophones" in stored_text()
+
+    client = APIClient()
+    client.force_authenticate(ann)
+    assert client.delete("/api/v1/me", {"password": "pass-9-word"}, format="json").status_code == 204
+    renew()
+    assert "xylophones" not in stored_text()
+    successor = Run.objects.get(replaces=first)
+    assert work(successor).state == State.SUCCEEDED
+    assert successor.adapter is not None
+    marked = {adapter.digest: adapter.erased_at is not None for adapter in Adapter.objects.all()}
+    assert (marked[first.adapter.digest], marked[successor.adapter.digest]) == (True, False)
+    meta = json.loads((env.ADAPTERS_DIR / successor.adapter.digest / "meta.json").read_text())
+    assert meta["dataset_version"] == successor.version.digest != first.version.digest
+    assert successor.version.members.count() == first.version.members.count() - 1
+
+
+def stored_text() -> str:
+    """All that any table has, as text."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        tables = [table for (table,) in cursor.fetchall()]
+        rows = []
+        for table in tables:
+            cursor.execute(f'SELECT t::text FROM "{table}" t')
+            rows += [row for (row,) in cursor.fetchall()]
+    return "\n".join(rows)
