@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from lyo import env
@@ -28,9 +29,25 @@ def stack() -> Iterator[Stack]:
     )
     try:
         with stack:
+            without_tutor(stack)
             yield stack
     finally:
         (stack.home / "log.txt").write_text("\n".join(lines))
+
+
+def without_tutor(stack: Stack) -> None:
+    """Let the base model answer conversations: it goes on until it is stopped, which these flows need."""
+    staff = staff_of(stack)
+    route = "/api/v1/training/routes/tutoring"
+    if staff.get(route).raise_for_status().json()["live"]:
+        staff.post(f"{route}/rollback", json={}).raise_for_status()
+    assert staff.get(route).json()["live"] is None
+
+
+def staff_of(stack: Stack) -> httpx.Client:
+    """The API as the administrator uses it."""
+    login = httpx.post(f"{stack.web}/api/v1/auth/login", json=stack.admin).raise_for_status()
+    return httpx.Client(base_url=stack.web, headers={"Authorization": f"Bearer {login.json()['token']}"}, timeout=60)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from lyo.stack import Stack
-from tests.flows.learner import Learner
+from tests.flows.conftest import staff_of
 from tests.helpers import until
 
 STEPS = 8
@@ -30,8 +30,8 @@ RECIPE = {"max_steps": STEPS, "checkpoint_every": 3, "lora": {"r": 4, "alpha": 8
 
 @pytest.fixture
 def ai(stack: Stack) -> Iterator[openai.OpenAI]:
-    login = Learner(stack.web).http.post("/api/v1/auth/login", json=stack.admin, headers={"Authorization": ""})
-    with openai.OpenAI(base_url=f"{stack.web}/v1", api_key=login.json()["token"], max_retries=0, timeout=60) as client:
+    token = staff_of(stack).headers["Authorization"].removeprefix("Bearer ")
+    with openai.OpenAI(base_url=f"{stack.web}/v1", api_key=token, max_retries=0, timeout=60) as client:
         yield client
 
 
@@ -95,3 +95,12 @@ def test_a_paused_run_goes_on_and_a_cancelled_one_does_not(ai: openai.OpenAI) ->
     assert ai.fine_tuning.jobs.cancel(run).status == "cancelled"
     with pytest.raises(openai.ConflictError, match="cannot be resumed"):
         ai.fine_tuning.jobs.resume(run)
+
+
+def test_the_shipped_tutor_is_there_and_ends_its_turns(stack: Stack, ai: openai.OpenAI) -> None:
+    listed = staff_of(stack).get("/api/v1/training/adapters").json()["results"]
+    (shipped,) = [adapter["name"] for adapter in listed if adapter["name"].startswith("ft:gemma-3-270m:tutor@")]
+    ask: Any = {"messages": [{"role": "user", "content": "What is photosynthesis?"}], "max_tokens": 300}
+    answer = ai.chat.completions.create(model=shipped, temperature=0, **ask).choices[0]
+    assert answer.finish_reason == "stop"
+    assert "light" in str(answer.message.content)
