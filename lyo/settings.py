@@ -30,6 +30,7 @@ TIME_ZONE = "UTC"
 INSTALLED_APPS = [
     "unfold",
     "unfold.contrib.filters",
+    "unfold.contrib.import_export",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -42,11 +43,13 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "drf_standardized_errors",
     "django_celery_beat",
+    "import_export",
     "django_structlog",
     "apps.common",
     "apps.users",
     "apps.jobs",
     "apps.inference",
+    "apps.content",
     "apps.tutor",
     "apps.training",
 ]
@@ -268,6 +271,14 @@ UNFOLD = {
                 "items": [
                     _list("Conversations", "forum", "tutor.conversation"),
                     _list("Messages", "chat", "tutor.message"),
+                ],
+            },
+            {
+                "title": "Content",
+                "items": [
+                    _list("Items", "article", "content.item"),
+                    _list("Topics", "account_tree", "content.topic"),
+                    _list("Courses", "menu_book", "content.course"),
                 ],
             },
             {

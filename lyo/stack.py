@@ -38,6 +38,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
     (*MANAGE, "seed_demo"),
     *([(*MANAGE, "import_adapter", str(TUTOR), "--task=tutoring", "--live")] if TUTOR.is_dir() else []),
     (*MANAGE, "register_evaluation_sets"),
+    (*MANAGE, "import_content"),
 )
 
 

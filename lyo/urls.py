@@ -16,6 +16,7 @@ urlpatterns = [
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema", throttle_classes=[])),
     path("api/v1/", include("apps.users.urls")),
     path("api/v1/", include("apps.jobs.urls")),
+    path("api/v1/", include("apps.content.urls")),
     path("api/v1/", include("apps.tutor.urls")),
     path("api/v1/", include("apps.training.urls")),
     path("v1/", include("apps.inference.urls")),

@@ -21,6 +21,12 @@ class ApiView(APIView):
         data: dict[str, Any] = serializer.validated_data
         return data
 
+    def queried(self, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
+        """The query in the serializer's form; raises `ValidationError` that names each wrong parameter."""
+        serializer = serializer_class(data=self.request.query_params)
+        serializer.is_valid(raise_exception=True)
+        return dict(serializer.validated_data)
+
     def idempotency_key(self) -> str | None:
         key = self.request.headers.get("Idempotency-Key")
         if key and (len(key) > IDEMPOTENCY_KEY_LENGTH or not key.isprintable()):

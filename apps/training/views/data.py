@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
-from rest_framework import serializers, status
+from rest_framework import status
 from rest_framework.generics import ListAPIView
 from rest_framework.parsers import MultiPartParser
 from rest_framework.permissions import BasePermission, IsAuthenticated
@@ -58,12 +58,6 @@ class MayTrain(BasePermission):
 
 class TrainingView(ApiView):
     permission_classes = [IsAuthenticated, MayTrain]
-
-    def queried(self, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """The query in the serializer's form; raises `ValidationError` that names each wrong parameter."""
-        serializer = serializer_class(data=self.request.query_params)
-        serializer.is_valid(raise_exception=True)
-        return dict(serializer.validated_data)
 
 
 class TrainingOpenAIView(OpenAIView, TrainingView):

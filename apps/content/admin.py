@@ -1,0 +1,178 @@
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from import_export import fields, resources
+from import_export.admin import ImportExportModelAdmin
+from import_export.widgets import ForeignKeyWidget, ManyToManyWidget
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.contrib.filters.admin import ChoicesDropdownFilter
+from unfold.contrib.import_export.forms import ExportForm, ImportForm
+from unfold.decorators import display
+
+from apps.content import services
+from apps.content.html import sanitised, words_of
+from apps.content.models import Course, Item, Lesson, Topic, Unit
+
+EDUCATIONAL = {"teaches": "success", "entertains": "info"}
+
+
+class TopicResource(resources.ModelResource):
+    parent = fields.Field("parent", "parent", ForeignKeyWidget(Topic, "slug"))
+    prerequisites = fields.Field("prerequisites", "prerequisites", ManyToManyWidget(Topic, ";", "slug"))
+
+    class Meta:
+        model = Topic
+        import_id_fields = ("slug",)
+        fields = ("slug", "name", "subject", "parent", "prerequisites", "position")
+        clean_model_instances = True
+
+
+class ItemResource(resources.ModelResource):
+    """Rows with the columns of a catalogue in CSV; known again by their keys."""
+
+    topics = fields.Field("topics", "topics", ManyToManyWidget(Topic, ";", "slug"))
+    tags = fields.Field("tags", "tags")
+
+    class Meta:
+        model = Item
+        import_id_fields = ("key",)
+        skip_unchanged = True
+        clean_model_instances = True
+        fields = (
+            "key",
+            "title",
+            "body",
+            "kind",
+            "subject",
+            "topics",
+            "level",
+            "language",
+            "duration",
+            "tags",
+            "author",
+            "licence",
+            "source_url",
+            "status",
+        )
+
+    def before_import_row(self, row: dict[str, Any], **kwargs: Any) -> None:
+        row["body"] = sanitised(str(row.get("body") or ""))
+        row["tags"] = [tag.strip() for tag in str(row.get("tags") or "").split(";") if tag.strip()]
+
+    def before_save_instance(self, instance: Item, row: Any, **kwargs: Any) -> None:
+        instance.text = words_of(instance.body)
+
+    def dehydrate_tags(self, item: Item) -> str:
+        return ";".join(item.tags)
+
+
+@admin.register(Topic)
+class TopicAdmin(ModelAdmin, ImportExportModelAdmin):
+    resource_classes = [TopicResource]
+    import_form_class, export_form_class = ImportForm, ExportForm
+    list_display = ("name", "slug", "subject", "parent", "position")
+    list_filter = (("subject", ChoicesDropdownFilter),)
+    list_select_related = ("parent",)
+    search_fields = ("name", "slug")
+    autocomplete_fields = ("parent", "prerequisites")
+
+
+@admin.register(Item)
+class ItemAdmin(ModelAdmin, ImportExportModelAdmin):
+    resource_classes = [ItemResource]
+    import_form_class, export_form_class = ImportForm, ExportForm
+    list_display = (
+        "title",
+        "kind",
+        "subject",
+        "level",
+        "status",
+        "educational",
+        "quality",
+        "enriched_at",
+        "created_at",
+    )
+    list_filter = (
+        ("kind", ChoicesDropdownFilter),
+        ("subject", ChoicesDropdownFilter),
+        ("level", ChoicesDropdownFilter),
+        ("status", ChoicesDropdownFilter),
+    )
+    list_filter_submit = True
+    list_select_related = ("enrichment",)
+    search_fields = ("title", "text", "key")
+    show_full_result_count = False
+    autocomplete_fields = ("topics",)
+    exclude = ("user",)
+    readonly_fields = ("key", "educational", "quality", "estimated_level", "enriched_at", "created_at", "updated_at")
+    actions = ("archive",)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False  # what learners did with it stays: it is archived
+
+    def save_model(self, request: HttpRequest, obj: Item, form: Any, change: bool) -> None:
+        if not change:
+            obj.user = request.user  # type: ignore[assignment]  # who is in the admin is logged in
+        services.item_update(item=obj, body=obj.body)
+
+    @admin.action(description="Archive", permissions=["change"])
+    def archive(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:
+        archived = services.item_archive(items=queryset)
+        self.message_user(request, f"{archived} archived.", messages.SUCCESS)
+
+    @display(description="Educational", label=EDUCATIONAL, empty_value="-")
+    def educational(self, item: Item) -> tuple[str, str] | None:
+        if not hasattr(item, "enrichment"):
+            return None
+        probability = item.enrichment.educational
+        return "teaches" if probability >= 0.5 else "entertains", f"{probability:.2f}"
+
+    @admin.display(description="Quality", empty_value="-", ordering="enrichment__quality")
+    def quality(self, item: Item) -> str | None:
+        return f"{item.enrichment.quality:.2f}" if hasattr(item, "enrichment") else None
+
+    @admin.display(description="Estimated level", empty_value="-")
+    def estimated_level(self, item: Item) -> str | None:
+        return item.enrichment.level if hasattr(item, "enrichment") else None
+
+    @admin.display(description="Enriched", empty_value="-", ordering="enrichment__enriched_at")
+    def enriched_at(self, item: Item) -> Any:
+        return item.enrichment.enriched_at if hasattr(item, "enrichment") else None
+
+
+class LessonInline(TabularInline):
+    model = Lesson
+    extra = 0
+    autocomplete_fields = ("item",)
+
+
+class UnitInline(TabularInline):
+    model = Unit
+    extra = 0
+    show_change_link = True
+
+
+@admin.register(Course)
+class CourseAdmin(ModelAdmin):
+    list_display = ("title", "subject", "level", "language", "status", "created_at")
+    list_filter = (("subject", ChoicesDropdownFilter), ("status", ChoicesDropdownFilter))
+    list_filter_submit = True
+    search_fields = ("title", "description")
+    exclude = ("user",)
+    inlines = (UnitInline,)
+
+
+@admin.register(Unit)
+class UnitAdmin(ModelAdmin):
+    """Reached from its course."""
+
+    list_display = ("title", "course", "position")
+    list_select_related = ("course",)
+    search_fields = ("title",)
+    autocomplete_fields = ("course",)
+    inlines = (LessonInline,)
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return False

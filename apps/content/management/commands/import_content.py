@@ -1,0 +1,98 @@
+from argparse import ArgumentParser
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import transaction
+from rest_framework.exceptions import ErrorDetail, ValidationError
+
+from apps.common.constants import Subject
+from apps.common.serializers import StrictSerializer
+from apps.content import services
+from apps.content.importers import Record, Unreadable, catalogue, exercism, openstax
+from apps.content.serializers import (
+    CatalogueCourseSerializer,
+    CatalogueItemSerializer,
+    CatalogueTopicSerializer,
+)
+
+READERS = {"catalogue": catalogue.read, "exercism": exercism.read, "openstax": openstax.read}
+KEPT_BY: dict[str, tuple[type[StrictSerializer], Callable[..., services.Outcome]]] = {
+    "topic": (CatalogueTopicSerializer, services.topic_put),
+    "item": (CatalogueItemSerializer, services.item_put),
+    "course": (CatalogueCourseSerializer, services.course_put),
+}
+SHIPPED = Path(__file__).parents[2] / "catalogue"
+SHOWN = 100  # errors
+EACH = 500  # records between two notes of how far it is
+
+
+class Command(BaseCommand):
+    help = (
+        "Bring content in. A record with an error is reported by its place, and then nothing is kept: mend it, or let "
+        "--skip-errors keep the others. What was brought in before, by its key, is changed."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "path", nargs="?", type=Path, default=SHIPPED, help="a file or a folder; the demo's if none"
+        )
+        parser.add_argument("--format", choices=READERS, default="catalogue")
+        parser.add_argument("--subject", choices=Subject.values, help="of what does not say its own")
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        parser.add_argument("--skip-errors", action="store_true", help="keep the records that have none")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        done: Counter[str] = Counter()
+        errors: list[str] = []
+        keeps = not options["dry_run"]
+        try:
+            with transaction.atomic():
+                for number, record in enumerate(READERS[options["format"]](options["path"]), start=1):
+                    try:
+                        done[f"{record.kind}s {self._keep(record, options['subject'])}"] += 1
+                    except ValidationError as error:
+                        errors += [f"{record.place}: {text}" for text in _texts(error.detail)]
+                    if number % EACH == 0:
+                        self.stdout.write(f"{number} records read")
+                if errors and not options["skip_errors"]:
+                    keeps = False
+                transaction.set_rollback(not keeps)
+        except Unreadable as error:
+            raise CommandError(str(error)) from error
+        for text in errors[:SHOWN]:
+            self.stderr.write(text)
+        if len(errors) > SHOWN:
+            self.stderr.write(f"… and {len(errors) - SHOWN} more errors")
+        summary = ", ".join(f"{count} {what}" for what, count in sorted(done.items())) or "nothing"
+        if keeps:
+            self.stdout.write(summary)
+        elif options["dry_run"]:
+            self.stdout.write(f"{summary}: nothing was kept, as this was a dry run")
+        if errors and not options["skip_errors"]:
+            raise CommandError(f"{len(errors)} errors: nothing was kept. Mend them, or repeat with --skip-errors.")
+
+    def _keep(self, record: Record, subject: str | None) -> str:
+        """Raises `ValidationError`."""
+        if record.error:
+            raise ValidationError(record.error)
+        serializer_class, put = KEPT_BY[record.kind]
+        defaults = {"subject": subject} if subject and record.kind != "topic" else {}
+        serializer = serializer_class(data={**defaults, **record.fields})
+        serializer.is_valid(raise_exception=True)
+        with transaction.atomic():
+            return put(**serializer.validated_data)
+
+
+def _texts(detail: Any, path: str = "") -> list[str]:
+    """Each error with the path of its field."""
+    if isinstance(detail, ErrorDetail):
+        return [f"{path}: {detail}" if path else str(detail)]
+    named = detail.items() if isinstance(detail, dict) else ((None, inner) for inner in detail)
+    return [
+        text
+        for name, inner in named
+        for text in _texts(inner, path if name in (None, "non_field_errors") else f"{path}.{name}".strip("."))
+    ]

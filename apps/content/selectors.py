@@ -1,0 +1,94 @@
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+from django.db.models import F, Prefetch, Q, QuerySet, Value
+from django.db.models.functions import Coalesce, NullIf
+from rest_framework.exceptions import NotFound
+
+from apps.content.models import Course, Item, Status, Topic
+from apps.users.models import Role, User
+
+SEPARATOR = "\n\n"
+
+
+def may_write(user: User) -> bool:
+    """Teachers, staff, and those who were given the permission."""
+    return user.role == Role.TEACHER or user.is_staff or user.has_perm("content.change_item")
+
+
+def may_change(user: User, made_by: UUID | None) -> bool:
+    """A teacher changes what she made; staff all."""
+    return user.is_staff or user.has_perm("content.change_item") or (may_write(user) and made_by == user.pk)
+
+
+# --- topics ---
+
+
+def topic_list(**filters: Any) -> QuerySet[Topic]:
+    """In the order of teaching, by `subject` or `parent__slug`."""
+    return Topic.objects.filter(**filters).select_related("parent").prefetch_related("prerequisites")
+
+
+def topic_get(*, slug: str) -> Topic:
+    topic = topic_list(slug=slug).first()
+    if topic is None:
+        raise NotFound
+    return topic
+
+
+# --- items ---
+
+
+def item_list(**filters: Any) -> QuerySet[Item]:
+    """Newest first, with topics and enrichment; those of unknown level count as what they were estimated to be."""
+    return (
+        Item.objects.annotate(level_known=Coalesce(NullIf(F("level"), Value("")), "enrichment__level"))
+        .filter(**filters)
+        .select_related("enrichment")
+        .defer("enrichment__embedding")
+        .prefetch_related(Prefetch("topics", Topic.objects.only("slug").order_by("subject", "position", "slug")))
+    )
+
+
+def item_get_for_user(*, user: User, item_id: UUID) -> Item:
+    """Raises `NotFound`, also for what is not published where the user may not change it."""
+    item = item_list(id=item_id).first()
+    if item is None or (item.status != Status.PUBLISHED and not may_change(user, item.user_id)):
+        raise NotFound
+    return item
+
+
+def item_list_for_user(*, user: User, status: str = Status.PUBLISHED, **filters: Any) -> QuerySet[Item]:
+    """Published ones; of others those that the user may change."""
+    items = item_list(status=status, **filters)
+    return items if status == Status.PUBLISHED else items.filter(_mine(user))
+
+
+def item_source(item: Item) -> str:
+    """What models read of it."""
+    return f"{item.title}{SEPARATOR}{item.text}"
+
+
+def source_digest(source: str) -> str:
+    return sha256(source.encode()).hexdigest()
+
+
+# --- courses ---
+
+
+def course_list_for_user(*, user: User, status: str = Status.PUBLISHED, **filters: Any) -> QuerySet[Course]:
+    courses = Course.objects.filter(status=status, **filters)
+    return courses if status == Status.PUBLISHED else courses.filter(_mine(user))
+
+
+def course_get_for_user(*, user: User, course_id: UUID) -> Course:
+    """With its units and their published lessons. Raises `NotFound` as `item_get_for_user` does."""
+    course = Course.objects.filter(id=course_id).prefetch_related("units__places__item").first()
+    if course is None or (course.status != Status.PUBLISHED and not may_change(user, course.user_id)):
+        raise NotFound
+    return course
+
+
+def _mine(user: User) -> Q:
+    return Q() if user.is_staff or user.has_perm("content.change_item") else Q(user=user)

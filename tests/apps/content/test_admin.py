@@ -1,0 +1,75 @@
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.test import Client
+from pytest_django import DjangoAssertNumQueries
+
+from apps.content.models import Course, Item
+from apps.content.services import course_create, item_create, topic_save
+from apps.users.models import Role, User
+
+pytestmark = pytest.mark.django_db
+
+ADMIN = "/admin/content/item/"
+FORM = {"title": "Halves", "kind": "lesson", "subject": "math", "language": "en", "status": "published"}
+
+
+def test_a_body_is_sanitised_and_its_author_kept(admin_client: Client, admin_user: User) -> None:
+    body = "<p>Two <script>evil()</script>halves</p>"
+    assert admin_client.post(f"{ADMIN}add/", {**FORM, "body": body}).status_code == 302
+    item = Item.objects.get()
+    assert (item.body, item.text, item.user) == ("<p>Two halves</p>", "Two halves", admin_user)
+
+
+def test_items_are_archived_not_deleted(admin_client: Client) -> None:
+    item = item_create(user=None, title="Halves")
+    admin_client.post(ADMIN, {"action": "archive", "_selected_action": [item.id]})
+    assert Item.objects.get().status == "archived"
+    assert admin_client.post(f"{ADMIN}{item.id}/delete/", {"post": "yes"}).status_code == 403
+
+
+def test_a_list_costs_the_same_whatever_its_length(
+    admin_client: Client, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    for number in range(20):
+        item_create(user=None, title=str(number))
+    with django_assert_max_num_queries(6):
+        assert admin_client.get(ADMIN).status_code == 200
+
+
+def test_a_spreadsheet_goes_out_and_comes_back(admin_client: Client) -> None:
+    topic = topic_save(slug="math-halves", name="Halves", subject="math")
+    item_create(user=None, key="a", title="One", body="<p>1</p>", topics=[topic], tags=["x", "y"], subject="math")
+    exported = admin_client.post(f"{ADMIN}export/", {"format": "0", "resource": "0"})
+    assert exported.content.decode().splitlines() == [
+        "key,title,body,kind,subject,topics,level,language,duration,tags,author,licence,source_url,status",
+        "a,One,<p>1</p>,article,math,math-halves,,en,,x;y,,,,published",
+    ]
+    sheet = "key,title,body,kind,subject,topics,tags\na,Uno,<p>1<script>evil()</script></p>,video,math,math-halves,z\n"
+    upload = SimpleUploadedFile("items.csv", sheet.encode(), "text/csv")
+    page = admin_client.post(f"{ADMIN}import/", {"format": "0", "resource": "0", "import_file": upload})
+    confirmed = page.context["confirm_form"].initial
+    assert Item.objects.get().title == "One"  # shown first, kept when it is confirmed
+    assert admin_client.post(f"{ADMIN}process_import/", confirmed).status_code == 302
+    item = Item.objects.get()
+    assert (item.title, item.kind, item.body, item.text, item.tags) == ("Uno", "video", "<p>1</p>", "1", ["z"])
+
+
+def test_a_row_with_an_error_is_told_before_anything_is_kept(admin_client: Client) -> None:
+    upload = SimpleUploadedFile("items.csv", b"key,title,kind\na,One,song\n", "text/csv")
+    page = admin_client.post(f"{ADMIN}import/", {"format": "0", "resource": "0", "import_file": upload})
+    assert "song" in page.content.decode()
+    assert page.context["result"].has_validation_errors()
+    assert not Item.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["item", "topic", "course", "unit"])
+def test_pages_open_for_those_who_may(admin_client: Client, name: str) -> None:
+    course = course_create(user=None, title="C", units=[{"title": "U", "lessons": [item_create(user=None, title="a")]}])
+    for page in ("", "add/"):
+        assert admin_client.get(f"/admin/content/{name}/{page}").status_code == 200
+    assert admin_client.get(f"/admin/content/course/{course.id}/change/").status_code == 200
+    assert admin_client.get(f"/admin/content/unit/{course.units.get().id}/change/").status_code == 200
+    nobody = Client()
+    nobody.force_login(User.objects.create_user("sid", "sid@example.org", role=Role.STAFF, is_staff=True))
+    assert nobody.get(f"/admin/content/{name}/").status_code == 403
+    assert Course.objects.count() == 1
