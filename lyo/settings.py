@@ -174,6 +174,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "SCHEMA_PATH_PREFIX": "/(api/)?v1",
+    "ENUM_NAME_OVERRIDES": {"ContentStatusEnum": "apps.content.models.Status"},
 }
 
 # --- Celery: every name here is an option that Celery knows (a test asserts it) ---

@@ -13,7 +13,7 @@ from apps.inference.models import Adapter
 from apps.inference.services import adapter_add, route_promote
 from apps.jobs import services as jobs
 from apps.jobs.models import Job, State
-from apps.training.models import Comparison, Evaluation
+from apps.training.models import Comparison, Evaluation, Gate
 from apps.training.services.comparisons import comparison_create
 from apps.training.services.data import evaluation_set_register
 from apps.training.services.evaluations import evaluation_create
@@ -94,6 +94,9 @@ def evaluated(adapter: Adapter, **fields: Any) -> tuple[Evaluation, Job]:
 
 def test_an_adapter_is_judged_beside_the_live_one_and_the_base_model(served: Any) -> None:
     problems()
+    Gate.objects.all().delete()
+    Gate.objects.create(task="tutoring", measure="nll", kind="better_than_base", value=0)
+    Gate.objects.create(task="tutoring", measure="turn_end", kind="bound", value=0.9)
     adapter = trained(served)
     route_promote(task="tutoring", adapter=adapter)
     evaluation, job = evaluated(adapter, limit=3)
