@@ -261,11 +261,11 @@ WORKER = """
 import sys
 import django
 django.setup()
-from workers.tasks import metrics
+from workers.tasks import engine_watch, metrics
 metrics.serve()
 metrics.TOKENS.inc(5)
 metrics.FIRST_TOKEN.observe(0.3)
-metrics.GAUGES["running"].set(3)
+engine_watch.GAUGES["running"].set(3)
 print("measured", flush=True)
 sys.stdin.read()
 """

@@ -18,7 +18,7 @@ from workers.models.registry import resolve
 from workers.models.template import turn_marks
 from workers.models.tokenizer import Tokenizer
 from workers.protocols import Engine, EngineCrashed
-from workers.tasks import metrics
+from workers.tasks.engine_watch import EngineWatch
 
 logger = structlog.get_logger(__name__)
 
@@ -132,7 +132,7 @@ def load_before_consuming(sender: Any, **_: Any) -> None:
     def about() -> dict[str, str]:
         return {"model": model.name, "digest": model.digest, "device": device, "dtype": dtype}
 
-    metrics.EngineWatch(engine, worker=sender.hostname, about=about).start()
+    EngineWatch(engine, worker=sender.hostname, about=about).start()
 
 
 @worker_shutting_down.connect

@@ -15,7 +15,7 @@ from apps.inference.selectors import ENGINE_KEY, engine_list
 from apps.users.models import Role, User
 from tests.helpers import until
 from workers.protocols import AdapterStats, EngineStats
-from workers.tasks.metrics import EngineWatch
+from workers.tasks.engine_watch import EngineWatch
 
 ENGINES = "/admin/engines/"
 DIGEST = "0123456789abcdef" * 4

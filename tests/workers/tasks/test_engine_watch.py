@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from apps.common import redis
 from apps.inference.selectors import ENGINE_KEY, engine_list
 from workers.protocols import AdapterStats, EngineStats
-from workers.tasks.metrics import REPORT_S, EngineWatch
+from workers.tasks.engine_watch import REPORT_S, EngineWatch
 
 STATS = EngineStats(
     waiting=2,
