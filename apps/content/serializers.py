@@ -30,6 +30,7 @@ class TopicQuerySerializer(serializers.Serializer[Any]):
 
 class ItemSerializer(serializers.ModelSerializer[Item]):
     topics = serializers.SlugRelatedField(slug_field="slug", read_only=True, many=True)  # type: ignore[var-annotated]
+    source_url = serializers.CharField(read_only=True, help_text="Empty: none.")
     level = serializers.SerializerMethodField(help_text="As its author has it, or as estimated; null: not known yet.")
     educational = serializers.SerializerMethodField(
         help_text="The probability that it teaches, rather than entertains."
