@@ -215,6 +215,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600.0,
         "options": {"queue": "default"},
     },
+    "content.enrich": {"task": "content.enrich", "schedule": 5.0, "options": {"queue": "default", "expires": 10}},
     "training.collect": {"task": "training.collect", "schedule": 60.0, "options": {"queue": "default", "expires": 60}},
     "training.renew": {"task": "training.renew", "schedule": 10.0, "options": {"queue": "default", "expires": 10}},
     **{
@@ -224,7 +225,7 @@ CELERY_BEAT_SCHEDULE = {
             "args": [queue],
             "options": {"queue": queue, "expires": 10},
         }
-        for queue in ("default", "embed", "evaluate", "generate", "train")
+        for queue in ("default", "embed", "evaluate", "generate", "score", "train")
     },
 }
 

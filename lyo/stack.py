@@ -182,9 +182,14 @@ class Stack:
             ),
             process(
                 "generate",
-                *(*WORKER, "--hostname=generate@%h", "--queues=generate,embed,evaluate", f"--concurrency={threads}"),
+                *(
+                    *WORKER,
+                    "--hostname=generate@%h",
+                    "--queues=generate,embed,evaluate,score",
+                    f"--concurrency={threads}",
+                ),
                 "--include=workers.tasks.generate,workers.tasks.embed,workers.tasks.evaluate,workers.tasks.compare,"
-                "workers.tasks.imports",
+                "workers.tasks.enrich,workers.tasks.imports",
                 extra={"GOMP_SPINCOUNT": "5000"},  # torch's threads share the cores: they may wait awake for µs only
             ),
             process(

@@ -2,7 +2,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from import_export import fields, resources
 from import_export.admin import ImportExportModelAdmin
 from import_export.widgets import ForeignKeyWidget, ManyToManyWidget
@@ -14,6 +14,7 @@ from unfold.decorators import display
 from apps.content import services
 from apps.content.html import sanitised, words_of
 from apps.content.models import Course, Item, Lesson, Topic, Unit
+from apps.content.selectors import enrichment_progress
 
 EDUCATIONAL = {"teaches": "success", "entertains": "info"}
 
@@ -108,6 +109,10 @@ class ItemAdmin(ModelAdmin, ImportExportModelAdmin):
     exclude = ("user",)
     readonly_fields = ("key", "educational", "quality", "estimated_level", "enriched_at", "created_at", "updated_at")
     actions = ("archive",)
+    list_before_template = "admin/enrichment.html"
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, {**(extra_context or {}), "enrichment": enrichment_progress()})
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # what learners did with it stays: it is archived

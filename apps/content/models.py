@@ -56,6 +56,7 @@ class Item(TimestampedModel):
     title = models.CharField(max_length=200)
     body = models.TextField(blank=True, help_text="HTML, sanitised.")
     text = models.TextField(editable=False, help_text="Of the body, without its tags: what models and search read.")
+    source = models.CharField(max_length=64, editable=False, default="", help_text="sha256 of what models read.")
     kind = models.CharField(max_length=10, choices=Kind.choices, default=Kind.ARTICLE)
     subject = models.CharField(max_length=20, choices=Subject.choices, default=Subject.GENERAL)
     topics = models.ManyToManyField(Topic, blank=True, related_name="items")
@@ -90,7 +91,7 @@ class Enrichment(models.Model):
 
     item = models.OneToOneField(Item, primary_key=True, on_delete=models.CASCADE, related_name="enrichment")
     source = models.CharField(max_length=64, help_text="sha256 of what was read.")
-    models_digest = models.CharField(max_length=64, help_text="Of the models that read it.")
+    models_digest = models.CharField(max_length=64, help_text="sha256 of the models that read it.")
     embedding = VectorField(dimensions=EMBEDDING)
     educational = models.FloatField(help_text="The probability that it teaches, rather than entertains.")
     quality = models.FloatField(help_text="0 to 1.")

@@ -1,15 +1,12 @@
-from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
-from django.db.models import F, Prefetch, Q, QuerySet, Value
+from django.db.models import Case, F, Prefetch, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce, NullIf
 from rest_framework.exceptions import NotFound
 
 from apps.content.models import Course, Item, Status, Topic
 from apps.users.models import Role, User
-
-SEPARATOR = "\n\n"
 
 
 def may_write(user: User) -> bool:
@@ -67,11 +64,25 @@ def item_list_for_user(*, user: User, status: str = Status.PUBLISHED, **filters:
 
 def item_source(item: Item) -> str:
     """What models read of it."""
-    return f"{item.title}{SEPARATOR}{item.text}"
+    return f"{item.title}\n\n{item.text}"
 
 
-def source_digest(source: str) -> str:
-    return sha256(source.encode()).hexdigest()
+# --- enrichment ---
+
+
+def item_pending(*, models_digest: str | None = None) -> QuerySet[Item]:
+    """What is to be enriched: first what never was, then what has changed, then what other models have read."""
+    changed = ~Q(enrichment__source=F("source"))
+    stale = Q(enrichment=None) | changed
+    if models_digest is not None:
+        stale |= ~Q(enrichment__models_digest=models_digest)
+    urgency = Case(When(enrichment=None, then=0), When(changed, then=1), default=2)
+    return Item.objects.exclude(status=Status.ARCHIVED).filter(stale).order_by(urgency, "-created_at", "-id")
+
+
+def enrichment_progress() -> dict[str, int]:
+    """How many items there are, and how many of them wait."""
+    return {"items": Item.objects.exclude(status=Status.ARCHIVED).count(), "pending": item_pending().count()}
 
 
 # --- courses ---

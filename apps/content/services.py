@@ -1,13 +1,17 @@
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import QuerySet
 from rest_framework.exceptions import ValidationError
 
 from apps.content.html import sanitised, words_of
-from apps.content.models import Course, Item, Lesson, Status, Topic, Unit
+from apps.content.models import Course, Enrichment, Item, Lesson, Status, Topic, Unit
+from apps.content.selectors import item_source
+from apps.jobs.models import ACTIVE, Job
+from apps.jobs.services import job_create
 from apps.users.models import User
 
 Fields = dict[str, Any]
@@ -53,16 +57,44 @@ def item_create(*, user: User | None, topics: Iterable[Topic] = (), **fields: An
     _assign(item, fields)
     item.save()
     item.topics.set(topics)
+    enrichment_request()
     return item
 
 
 @transaction.atomic
 def item_update(*, item: Item, topics: Iterable[Topic] | None = None, **fields: Any) -> Item:
+    before = item.source
     _assign(item, fields)
     item.save()
     if topics is not None:
         item.topics.set(topics)
+    if item.source != before:
+        enrichment_request()
     return item
+
+
+# --- enrichment ---
+
+JOB_KIND = "enrich"
+
+
+@transaction.atomic
+def enrichment_request() -> Job | None:
+    """Have a worker look at what waits, unless one is at it: what comes too late for that one, beat asks for."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('enrichment', 0))")
+    if Job.objects.filter(kind=JOB_KIND, state__in=ACTIVE).exists():
+        return None
+    return job_create(kind=JOB_KIND, request={})
+
+
+def enrichment_record(enrichments: Iterable[Enrichment]) -> None:
+    """Keep what was found; `source` is of what was read, so that what has changed meanwhile goes on waiting."""
+    fields = [field.name for field in Enrichment._meta.concrete_fields if not field.primary_key]
+    Enrichment.objects.bulk_create(enrichments, update_conflicts=True, unique_fields=["item"], update_fields=fields)
+
+
+# --- the end of items ---
 
 
 def item_archive(*, items: QuerySet[Item]) -> int:
@@ -76,6 +108,7 @@ def _assign(item: Item, fields: Fields) -> None:
     if "body" in fields:
         item.body = sanitised(fields["body"])
         item.text = words_of(item.body)
+    item.source = sha256(item_source(item).encode()).hexdigest()
 
 
 # --- catalogues ---

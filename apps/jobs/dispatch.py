@@ -27,11 +27,12 @@ ROUTES = {
     "chat": Route("workers.generate", "generate"),
     "compare": Route("workers.compare", "evaluate"),
     "embed": Route("workers.embed", "embed"),
+    "enrich": Route("workers.enrich", "score"),
     "evaluate": Route("workers.evaluate", "evaluate"),
     "import_adapter": Route("workers.import_adapter", "evaluate"),
     "train": Route("workers.train", "train"),
 }
-QUEUES = ("default", "embed", "evaluate", "generate", "train")  # `default` takes the errands that beat sends
+QUEUES = ("default", "embed", "evaluate", "generate", "score", "train")  # `default` takes the errands that beat sends
 
 
 OUTAGE_S = 1.0  # how long a broker that did not answer is left alone: else each request waits for its time-out
