@@ -26,9 +26,9 @@ def compare(job: JobRun) -> dict[str, Any]:
     """The result has the win rate by the judging `model` and by `people` (see `comparison_results`), and `unjudged`:
     pairings of which the judge's verdict could not be read. What an earlier attempt has done is not done again."""
     comparison = comparison_get(comparison_id=UUID(job.request["comparison"]))
-    contestant = Outside(env.COMPARE_URL, comparison.opponent, env.COMPARE_API_KEY, env.OUTSIDE_TIMEOUT_S)
+    contestant = Outside(env.COMPARE_URL, comparison.opponent, env.COMPARE_API_KEY, env.OUTSIDE_TIMEOUT_S, job.stopped)
     by_model = comparison.judge == Comparison.Judge.MODEL
-    referee = Outside(env.JUDGE_URL, comparison.judge_model, env.JUDGE_API_KEY, env.OUTSIDE_TIMEOUT_S)
+    referee = Outside(env.JUDGE_URL, comparison.judge_model, env.JUDGE_API_KEY, env.OUTSIDE_TIMEOUT_S, job.stopped)
     adapter = comparison.adapter.name if comparison.adapter else None
     left = list(comparison.pairings.filter(answered_at=None).order_by("position"))
     connection.close()

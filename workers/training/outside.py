@@ -2,9 +2,9 @@
 
 import json
 import random
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any, Literal
 
 import httpx
@@ -40,35 +40,45 @@ VERDICT = {
 
 @dataclass(frozen=True)
 class Outside:
-    """A model behind an API. url: the API's root, such as `https://api.openai.com/v1`. timeout_s: of one reply."""
+    """A model behind an API.
+
+    url: the API's root, such as `https://api.openai.com/v1`. timeout_s: of one reply. stopped: set from another thread
+    to ask no more.
+    """
 
     url: str
     model: str
     api_key: str = field(default="", repr=False)
     timeout_s: float = 120.0
+    stopped: Event = field(default_factory=Event, repr=False, compare=False)
 
     def reply(self, messages: Sequence[Message], max_tokens: int, response_format: Any = None) -> str:
-        """The likeliest reply. Raises `Refused` (`outside_refused`, or `outside_unavailable` after `ATTEMPTS`)."""
+        """The likeliest reply.
+
+        Raises `Refused` (`outside_refused`, `outside_unavailable` after `ATTEMPTS`, or `cancelled`).
+        """
         body = {"model": self.model, "messages": list(messages), "max_tokens": max_tokens, "temperature": 0}
         if response_format:
             body["response_format"] = response_format
         headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
         trouble = ""
         for attempt in range(ATTEMPTS):
-            if attempt:
-                time.sleep(random.uniform(0, min(BACKOFF_LIMIT_S, BACKOFF_S * 2**attempt)))  # noqa: S311
+            pause = random.uniform(0, min(BACKOFF_LIMIT_S, BACKOFF_S * 2**attempt)) if attempt else 0  # noqa: S311
+            if self.stopped.wait(pause):
+                raise Refused("cancelled", "the comparison was stopped")
             try:
                 response = httpx.post(
                     f"{self.url.rstrip('/')}/chat/completions", json=body, headers=headers, timeout=self.timeout_s
                 )
                 if response.is_success:
-                    return response.json()["choices"][0]["message"]["content"] or ""
+                    content = response.json()["choices"][0]["message"]["content"] or ""
+                    return content.replace("\0", "")  # which Postgres does not take
                 trouble = f"it answers {response.status_code}: {response.text[:300]}"
                 if response.status_code not in BUSY:
                     raise Refused("outside_refused", f"{self.model} at {self.url}: {trouble}")
             except httpx.HTTPError as error:
                 trouble = str(error) or type(error).__name__
-            except (ValueError, LookupError, TypeError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
                 raise Refused("outside_refused", f"{self.model} at {self.url} answers in no known form") from error
         raise Refused("outside_unavailable", f"{self.model} at {self.url}: {trouble}")
 
