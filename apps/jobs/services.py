@@ -24,6 +24,7 @@ from lyo import env
 logger = structlog.get_logger(__name__)
 
 RESEND_AFTER = timedelta(seconds=10)
+SHUTDOWN = timedelta(seconds=3)  # how long a worker that ends still takes messages
 LEASE = timedelta(seconds=env.LEASE_S)
 OVERDUE = timedelta(seconds=30)  # what a running job's own worker has to notice its deadline
 BATCH = 500  # rows that one sweep takes
@@ -179,9 +180,15 @@ def job_progress(*, claim: Claim) -> None:
 
 
 def job_hand_back(*, claim: Claim, blameless: bool) -> None:
-    """Put a claimed job back into the queue, for another worker to continue; a blameless one is charged no attempt."""
+    """Put a claimed job back into the queue, for another worker to continue; a blameless one is charged no attempt.
+
+    That is one whose worker shuts down: it would take the message itself, so the sweeper sends it when it is gone.
+    """
     mine = Job.objects.filter(id=claim.job.id, state=State.RUNNING, lease_token=claim.token)
-    if mine.update(**_queued_again(), max_attempts=F("max_attempts") + int(blameless)):
+    again = {**_queued_again(), "max_attempts": F("max_attempts") + int(blameless)}
+    if blameless:
+        mine.update(**{**again, "resend_at": Now() + SHUTDOWN})
+    elif mine.update(**again):
         _send_on_commit([claim.job])
 
 

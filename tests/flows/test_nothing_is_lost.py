@@ -91,6 +91,7 @@ def test_work_that_comes_while_redis_is_frozen_is_accepted_and_done_later(stack:
 def test_while_postgres_is_away_requests_get_503_and_then_all_is_well_again(stack: Stack, learner: Learner) -> None:
     pid = stack.supervisor.pids()["postgres"]
     os.kill(pid, signal.SIGKILL)
+    until(lambda: stack.supervisor.pids().get("postgres") != pid, 30)  # its children outlive it for some milliseconds
     seen: dict[int, httpx.Response] = {}
 
     def recovered() -> bool:
@@ -98,7 +99,7 @@ def test_while_postgres_is_away_requests_get_503_and_then_all_is_well_again(stac
         seen[response.status_code] = response
         return response.status_code == 200
 
-    until(recovered, 30)
+    until(recovered, 60)
     assert set(seen) <= {200, 503}
     if refused := seen.get(503):
         assert int(refused.headers["Retry-After"]) > 0

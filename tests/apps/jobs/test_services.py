@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from apps.common import redis
@@ -244,4 +245,13 @@ def test_handing_a_job_back_without_blame_costs_no_attempt(sent: list[str]) -> N
     for _ in range(env.JOB_ATTEMPTS + 2):
         services.job_hand_back(claim=claim(job), blameless=True)
     assert claim(job).job.state == State.RUNNING
-    assert len(sent) == 1 + env.JOB_ATTEMPTS + 2
+    assert len(sent) == 1
+
+
+def test_who_shuts_down_is_not_sent_what_it_has_handed_back(sent: list[str]) -> None:
+    job = make()
+    services.job_hand_back(claim=claim(job), blameless=True)
+    assert services.job_resend() == 0
+    Job.objects.update(resend_at=F("resend_at") - services.SHUTDOWN)
+    assert services.job_resend() == 1
+    assert sent == [str(job.id)] * 2
