@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,19 @@ import torch
 
 from workers.engine.loop import LocalEngine
 from workers.models.load import LoadedModel, load
+from workers.models.packaged import packaged_folder
+from workers.models.registry import REGISTRY
 from workers.models.tokenizer import Tokenizer
 
 torch.set_num_threads(1)  # two threads that share their cores with other work wait for each other most of the time
 
 MODELS_DIR = Path(os.environ.get("LYO_MODELS_DIR", Path(__file__).parents[2] / ".lyo" / "models"))
+
+
+@cache
+def gemma_folder() -> Path:
+    """The packaged model's folder, made from its GGUF where nothing has done so yet."""
+    return packaged_folder(REGISTRY["gemma-3-270m"], MODELS_DIR)
 
 
 @pytest.fixture(scope="session")

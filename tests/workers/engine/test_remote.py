@@ -15,10 +15,9 @@ import httpx
 import pytest
 
 from tests.helpers import until
+from tests.workers.conftest import gemma_folder
 from workers.engine import remote
 from workers.engine.remote import RemoteEngine
-from workers.models.packaged import packaged_folder
-from workers.models.registry import REGISTRY
 from workers.models.template import render
 from workers.models.tokenizer import Tokenizer
 from workers.protocols import (
@@ -32,7 +31,6 @@ from workers.protocols import (
     ScoreRequest,
 )
 
-MODELS_DIR = Path(__file__).parents[3] / ".lyo" / "models"
 STOP_IDS = frozenset({1, 106})
 GREEDY = Sampling(max_tokens=12, temperature=0)
 LLAMA_CPP = """
@@ -50,7 +48,7 @@ sys.stdin.read()
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.from_folder(packaged_folder(REGISTRY["gemma-3-270m"], MODELS_DIR))
+    return Tokenizer.from_folder(gemma_folder())
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3ForCausalLM, Gemma3TextConfig, PreTrainedModel
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from tests.workers.conftest import MODELS_DIR, greedy
+from tests.workers.conftest import MODELS_DIR, gemma_folder, greedy
 from workers.engine.lora import adapter_digest
 from workers.models.export import export, main
 from workers.models.load import LoadedModel, load
@@ -29,7 +29,6 @@ from workers.models.template import Message, render
 from workers.models.tokenizer import Tokenizer
 from workers.protocols import Refused
 
-BASE = MODELS_DIR / "gemma-3-270m"
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 BEGINNINGS = [
     "The capital of France is",
@@ -76,7 +75,7 @@ class Adapted(NamedTuple):
 def adapted(tmp_path_factory: pytest.TempPathFactory) -> Adapted:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("adapter")
-    base = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(gemma_folder(), dtype=torch.float32)
     model = get_peft_model(
         base, LoraConfig(r=8, lora_alpha=2, target_modules=LINEAR, init_lora_weights=False, task_type="CAUSAL_LM")
     )
@@ -241,7 +240,7 @@ def tiny(tmp_path: Path) -> Path:
         torch.nn.init.normal_(weight, std=0.3 if name.endswith("norm.weight") else 0.1)
     model.save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(BASE / name, folder)
+        shutil.copy(gemma_folder() / name, folder)
     return folder
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-from tests.workers.conftest import MODELS_DIR
+from tests.workers.conftest import gemma_folder
 from workers.models.load import LoadedModel, load
 from workers.models.tokenizer import Tokenizer
 from workers.training.data import Example, Task
@@ -45,7 +45,7 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def words() -> Tokenizer:
-    return Tokenizer.from_folder(MODELS_DIR / "gemma-3-270m")
+    return Tokenizer.from_folder(gemma_folder())
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     Gemma3ForCausalLM(Gemma3TextConfig(**CONFIG)).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(MODELS_DIR / "gemma-3-270m" / name, folder)
+        shutil.copy(gemma_folder() / name, folder)
     return folder
 
 

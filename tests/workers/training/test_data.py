@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.workers.conftest import MODELS_DIR
+from tests.workers.conftest import gemma_folder
 from tests.workers.training.conftest import task
 from workers.models.template import answer_head, render
 from workers.models.tokenizer import Tokenizer
@@ -29,7 +29,7 @@ LEARNT = [30958, 53700, 19389, 236761, 106]
 
 @cache
 def tokenizer_of_files() -> Tokenizer:  # hypothesis takes no fixture
-    return Tokenizer.from_folder(MODELS_DIR / "gemma-3-270m")
+    return Tokenizer.from_folder(gemma_folder())
 
 
 def learnt(example: Example) -> list[int]:
