@@ -37,7 +37,10 @@ def ai(stack: Stack) -> Iterator[openai.OpenAI]:
 
 def begin(ai: openai.OpenAI, suffix: str) -> str:
     file = ai.files.create(file=("sums.jsonl", BytesIO("\n".join(LINES).encode())), purpose="fine-tune")
-    method: Any = {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": 4}}}
+    method: Any = {
+        "type": "supervised",
+        "supervised": {"hyperparameters": {"batch_size": 4, "learning_rate_multiplier": 4}},
+    }
     return ai.fine_tuning.jobs.create(
         model="gemma-3-270m", training_file=file.id, suffix=suffix, seed=7, method=method, extra_body=RECIPE
     ).id
