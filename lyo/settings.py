@@ -50,6 +50,7 @@ INSTALLED_APPS = [
     "apps.jobs",
     "apps.inference",
     "apps.content",
+    "apps.feed",
     "apps.tutor",
     "apps.training",
 ]
@@ -97,7 +98,8 @@ CACHES = {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": env.CACHE_URL,
         "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 2},
-    }
+    },
+    "process": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},  # what every request reads
 }
 
 STATIC_URL = "/static/"
@@ -216,6 +218,14 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"queue": "default"},
     },
     "content.enrich": {"task": "content.enrich", "schedule": 5.0, "options": {"queue": "default", "expires": 10}},
+    "feed.score": {"task": "feed.score", "schedule": 2.0, "options": {"queue": "default", "expires": 10}},
+    "feed.count_trends": {
+        "task": "feed.count_trends",
+        "schedule": 60.0,
+        "options": {"queue": "default", "expires": 60},
+    },
+    "feed.learn": {"task": "feed.learn", "schedule": 3600.0, "options": {"queue": "default", "expires": 60}},
+    "feed.tidy": {"task": "feed.tidy", "schedule": 86_400.0, "options": {"queue": "default"}},
     "training.collect": {"task": "training.collect", "schedule": 60.0, "options": {"queue": "default", "expires": 60}},
     "training.renew": {"task": "training.renew", "schedule": 10.0, "options": {"queue": "default", "expires": 10}},
     **{

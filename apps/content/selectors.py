@@ -62,6 +62,26 @@ def item_list_for_user(*, user: User, status: str = Status.PUBLISHED, **filters:
     return items if status == Status.PUBLISHED else items.filter(_mine(user))
 
 
+def item_card(item: Item) -> dict[str, Any]:
+    """An item of `item_list` without its body, for lists of other apps. A level that nobody gave is an estimate."""
+    found = item.enrichment if hasattr(item, "enrichment") else None
+    return {
+        "id": item.id,
+        "title": item.title,
+        "kind": item.kind,
+        "subject": item.subject,
+        "topics": [topic.slug for topic in item.topics.all()],
+        "level": item.level or (found.level if found else None),
+        "language": item.language,
+        "duration": item.duration,
+        "tags": item.tags,
+        "author": item.author,
+        "educational": found.educational if found else None,
+        "quality": found.quality if found else None,
+        "created_at": item.created_at,
+    }
+
+
 def item_source(item: Item) -> str:
     """What models read of it."""
     return f"{item.title}\n\n{item.text}"

@@ -1,0 +1,319 @@
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import structlog
+from django.core.cache import caches
+from django.db import connection
+from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
+from django.db.models.functions import Coalesce, TruncHour
+from django.utils import timezone
+from redis.exceptions import RedisError
+from rest_framework.exceptions import NotFound
+
+from apps.common import redis
+from apps.content.models import Item, Status, Topic
+from apps.content.selectors import item_list
+from apps.feed.entries import PARTS, Entry
+from apps.feed.models import SHARE, Event, Follow, Ranker, Ranking, Reader, Weights
+from apps.users.models import User
+
+logger = structlog.get_logger(__name__)
+
+ENDS = (Event.Type.COMPLETE, Event.Type.HIDE)  # after which an item is not shown again
+LATE = timedelta(seconds=60)  # after which scores that do not know the last events are called stale
+FRESH = timedelta(days=30)
+GENERAL_AGE = timedelta(minutes=5)
+
+
+# --- weights ---
+
+
+def weights_get() -> dict[str, float]:
+    """Those in force. Each process looks at most every few seconds."""
+    kept = caches["process"].get("feed.weights")
+    if kept is None:
+        row = Weights.objects.first() or Weights()
+        kept = {name: getattr(row, name) for name in (*PARTS, "same_subject", "same_author")}
+        caches["process"].set("feed.weights", kept, 5)
+    return dict(kept)
+
+
+# --- readers ---
+
+
+def reader_get(*, user: User) -> Reader:
+    """As the feed knows them; one that it does not know yet is not saved."""
+    return Reader.objects.filter(user=user).first() or Reader(user=user, educational_share=SHARE)
+
+
+def profile_digest(user: User) -> str:
+    """Of what the learner says of themselves: another one needs another ranking."""
+    return sha256(json.dumps([sorted(user.interests), user.level, user.language]).encode()).hexdigest()
+
+
+def reader_list_due(*, now: datetime, ranker: str, patience: timedelta) -> QuerySet[Reader]:
+    """Those whose scores do not know their last events and are not being made, the longest waiting first."""
+    behind = Q(scored_until=None) | Q(scored_until__lt=F("events_at")) | ~Q(ranker=ranker)
+    unasked = Q(requested_at=None) | Q(requested_at__lt=F("events_at")) | Q(requested_at__lt=now - patience)
+    return Reader.objects.filter(behind, unasked, events_at__isnull=False).order_by("events_at")
+
+
+# --- rankings ---
+
+
+class Served(NamedTuple):
+    """number: of the ranking. state: what a header says of it: scored, stale, trending, cold or general."""
+
+    number: int
+    entries: list[Entry]
+    until: datetime
+    state: str
+
+
+def ranking_get(*, user: User | None, number: int) -> Ranking | None:
+    """From Redis where it has it, else from Postgres."""
+    if user is not None and (kept := _cached(user.pk)) and kept["number"] == number:
+        return Ranking(user=user, **kept | {"until": datetime.fromisoformat(kept["until"])})
+    return Ranking.objects.filter(user=user, number=number).first()
+
+
+def ranking_general() -> Ranking | None:
+    """The newest of those for everybody, if it is not too old."""
+    return Ranking.objects.filter(user=None, made_at__gt=timezone.now() - GENERAL_AGE).order_by("-number").first()
+
+
+def cache_key(user_id: UUID) -> str:
+    return f"lyo:feed:{user_id}"
+
+
+def _cached(user_id: UUID) -> dict[str, Any] | None:
+    try:
+        text = redis.cache().get(cache_key(user_id))
+    except RedisError as error:
+        logger.warning("feeds come from Postgres: the cache server does not answer", error=str(error))
+        return None
+    return json.loads(text) if text else None
+
+
+def entries_of(ranking: Ranking) -> list[Entry]:
+    return [Entry(**entry) for entry in ranking.entries]
+
+
+def ranking_state(*, reader: Reader, ranking: Ranking) -> str:
+    """In a word: whether workers have seen what the learner did last."""
+    late = reader.events_at is not None and (
+        reader.scored_until is None or (reader.scored_until < reader.events_at < timezone.now() - LATE)
+    )
+    if ranking.origin == Ranking.Origin.COLD:
+        return "trending" if late else "cold"
+    return "stale" if late else str(ranking.origin)
+
+
+# --- events ---
+
+
+def ended_since(*, user: User, since: datetime) -> set[str]:
+    """Ids of the items that the learner completed or hid after `since`, or in a transaction that ended after it."""
+    events = Event.objects.filter(user=user, at__gte=since - timedelta(seconds=10), type__in=ENDS)
+    return {str(item) for item in events.values_list("item", flat=True)}
+
+
+def event_hours(*, days: int = 2) -> list[tuple[datetime, str, int]]:
+    """How many events of each type each hour had."""
+    since = timezone.now() - timedelta(days=days)
+    hours = Event.objects.filter(at__gte=since).annotate(hour=TruncHour("at")).values("hour", "type")
+    return list(hours.annotate(count=Count("id")).order_by("hour", "type").values_list("hour", "type", "count"))
+
+
+# --- what workers learn from ---
+
+# What of an event speaks for the item, and how much. A hidden item speaks against itself.
+WEIGHT = """CASE type WHEN 'click' THEN 1 WHEN 'save' THEN 2 WHEN 'like' THEN 3 WHEN 'complete' THEN 3
+    WHEN 'dwell' THEN least(coalesce(seconds, 0) / 30, 3) ELSE 0 END"""
+TAKEN_TO = "(type IN ('click', 'save', 'like', 'complete') OR (type = 'dwell' AND seconds >= 10))"
+CAP, CAP_DAYS = 5, 7  # impressions in so many days, after which an item that was not taken to is left out
+LEARNED_DAYS = 180
+
+
+class Act(NamedTuple):
+    """All that a learner did with an item. at: when they first took to it, None where they did not."""
+
+    user: UUID
+    item: str
+    at: datetime | None
+    weight: float
+    completed: bool
+    ended: bool
+    tired: bool
+
+
+def act_list(*, user_ids: list[UUID]) -> list[Act]:
+    hidden = "bool_or(type = 'hide')"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            SELECT user_id, item_id::text, CASE WHEN NOT {hidden} THEN min(at) FILTER (WHERE {TAKEN_TO}) END,
+                max({WEIGHT})::float, bool_or(type = 'complete'), bool_or(type IN ('complete', 'hide')),
+                count(*) FILTER (WHERE type = 'impression' AND at > now() - %s * interval '1 day') >= %s
+                    AND NOT bool_or({TAKEN_TO})
+            FROM feed_event WHERE user_id = ANY(%s) GROUP BY user_id, item_id
+            """,  # noqa: S608 - constants of ours
+            [CAP_DAYS, CAP, user_ids],
+        )
+        return [Act(*row) for row in cursor.fetchall()]
+
+
+# A row of `COPY … (FORMAT binary)`: the number of its fields, and the length before each of them.
+HISTORY_ROW: Any = [
+    ("fields", ">i2"),
+    *(("user_length", ">i4"), ("user", ">i4"), ("item_length", ">i4"), ("item", ">i4")),
+    *(("at_length", ">i4"), ("at", ">f8"), ("weight_length", ">i4"), ("weight", ">f4")),
+]
+COPY_HEAD, COPY_TAIL = 19, 2  # bytes around the rows
+
+
+def history_dump(*, item_ids: Sequence[str]) -> bytes:
+    """Rows of `HISTORY_ROW`: which learner, numbered from 0, took to which of these items, when first and how much."""
+    query = f"""
+        COPY (
+            WITH numbered AS (SELECT id::uuid, n FROM unnest(%s::text[]) WITH ORDINALITY AS t (id, n)),
+            taken AS (
+                SELECT user_id, item_id, min(at) AS at, max({WEIGHT}) AS weight FROM feed_event
+                WHERE {TAKEN_TO} AND at > now() - %s * interval '1 day' GROUP BY user_id, item_id
+            ),
+            people AS (SELECT user_id, row_number() OVER () - 1 AS n FROM (SELECT DISTINCT user_id FROM taken) AS d)
+            SELECT people.n::int4, (numbered.n - 1)::int4, extract(epoch FROM at)::float8, weight::float4
+            FROM taken JOIN people USING (user_id) JOIN numbered ON numbered.id = item_id
+        ) TO STDOUT (FORMAT binary)
+    """  # noqa: S608 - constants of ours
+    with connection.cursor() as cursor, cursor.copy(query, [list(item_ids), LEARNED_DAYS]) as copy:
+        return b"".join(bytes(part) for part in copy)[COPY_HEAD:-COPY_TAIL]
+
+
+class ItemRow(NamedTuple):
+    """An item for the ranker. shown: whether it may be in a feed."""
+
+    id: str
+    title: str
+    subject: str
+    author: str
+    language: str
+    tags: list[str]
+    level: str
+    created_at: datetime
+    embedding: Any
+    educational: float
+    quality: float
+    trend: float
+    impressions: int
+    shown: bool
+    topics: list[str]
+
+
+def catalogue_rows() -> list[ItemRow]:
+    """All items that models have read."""
+    topics: dict[Any, list[str]] = defaultdict(list)
+    for item, slug in Item.topics.through.objects.values_list("item_id", "topic__slug"):
+        topics[item].append(slug)
+    rows = (
+        item_list()
+        .exclude(enrichment=None)
+        .order_by("created_at", "id")
+        .values_list(
+            "id",
+            "title",
+            "subject",
+            "author",
+            "language",
+            "tags",
+            "level_known",
+            "created_at",
+            "enrichment__embedding",
+            "enrichment__educational",
+            "enrichment__quality",
+            Coalesce("trend__score", 0.0),
+            Coalesce("trend__impressions", 0),
+            "status",
+        )
+    )
+    return [ItemRow._make([str(r[0]), *r[1:-1], r[-1] == Status.PUBLISHED, topics[r[0]]]) for r in rows.iterator()]
+
+
+def topic_graph() -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Names of topics by their slugs, and which comes before which."""
+    topics = dict(Topic.objects.order_by("slug").values_list("slug", "name"))
+    edges = Topic.prerequisites.through.objects.values_list("to_topic__slug", "from_topic__slug")
+    return topics, list(edges)
+
+
+def readers_with_profiles(*, user_ids: Sequence[Any]) -> QuerySet[Reader]:
+    return Reader.objects.filter(user__in=user_ids, events_at__isnull=False).select_related("user")
+
+
+def follows_of(*, user_ids: Sequence[Any]) -> dict[UUID, list[str]]:
+    found: dict[UUID, list[str]] = defaultdict(list)
+    for user, author in Follow.objects.filter(user__in=user_ids).values_list("user", "author"):
+        found[user].append(author)
+    return found
+
+
+# --- items ---
+
+
+def cold_candidates(*, user: User | None, filters: dict[str, Any], limit: int) -> list[Item]:
+    """Enriched items that are published, in the learner's language, and that they have not ended: the best by what is
+    known of the items and of the learner's profile. Each has its parts as `part_…`.
+    """
+    from apps.feed.cold import with_parts  # the expressions alone fill a page
+
+    items = item_list(status=Status.PUBLISHED, **filters).exclude(enrichment=None)
+    if user is not None:
+        ended = Event.objects.filter(user=user, item=OuterRef("pk"), type__in=ENDS)
+        items = items.filter(~Exists(ended))
+    return with_parts(items, user, weights_get(), limit)
+
+
+def items_shown(*, ids: list[str]) -> dict[str, Item]:
+    """Published items by their ids, with topics and enrichment."""
+    return {str(item.id): item for item in item_list(status=Status.PUBLISHED, id__in=ids)}
+
+
+# --- follows ---
+
+
+def follow_list(*, user: User) -> list[str]:
+    return list(Follow.objects.filter(user=user).order_by("author").values_list("author", flat=True))
+
+
+# --- rankers ---
+
+
+def ranker_live() -> Ranker | None:
+    return Ranker.objects.filter(live=True).first()
+
+
+def ranker_get(*, digest: str) -> Ranker:
+    ranker = Ranker.objects.filter(digest=digest).first()
+    if ranker is None:
+        raise NotFound
+    return ranker
+
+
+# --- export ---
+
+
+def feed_export(user: User) -> dict[str, Any]:
+    events = Event.objects.filter(user=user).order_by("at")
+    return {
+        "educational_share": reader_get(user=user).educational_share,
+        "follows": follow_list(user=user),
+        "events": [
+            {"item": event.item_id, "type": event.type, "at": event.at, "seconds": event.seconds}
+            for event in events.iterator()
+        ],
+    }

@@ -1,0 +1,395 @@
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import structlog
+from django.core.files.base import ContentFile
+from django.db import connection, transaction
+from django.utils import timezone
+from redis.exceptions import RedisError
+from rest_framework.exceptions import NotFound
+
+from apps.common import redis
+from apps.content.models import Item
+from apps.content.selectors import item_list
+from apps.feed import selectors
+from apps.feed.cold import entry_of
+from apps.feed.entries import Entry
+from apps.feed.mix import mixed
+from apps.feed.models import SHARE, Event, EventKey, Follow, Ranker, Ranking, Reader
+from apps.jobs.models import ACTIVE, Job
+from apps.jobs.services import job_create
+from apps.users.models import User
+
+logger = structlog.get_logger(__name__)
+
+SCORE_KIND, FIT_KIND = "score_feed", "fit_feed"
+LIST = 160  # entries of a ranking
+KEPT = 3  # rankings of a learner: the newest, and those whose pages may still be asked for
+CACHED_S = 7 * 86_400
+LEARNERS = 64  # of one scoring job
+SHARDS = 200  # scoring jobs that are asked for at once
+PATIENCE = timedelta(seconds=60)  # before a worker is asked again for the same
+KEY_AGE = timedelta(days=30)
+
+# --- events ---
+
+
+@transaction.atomic
+def events_record(*, user: User, events: Sequence[dict[str, Any]]) -> int:
+    """Keep events, each with `item` and `type`; returns how many of them are new: a `client_id` counts once."""
+    now = timezone.now()
+    named = {event["client_id"] for event in events if event.get("client_id")}
+    keys = [EventKey(user=user, client_id=name, at=now) for name in sorted(named)]
+    known = set(EventKey.objects.filter(user=user, client_id__in=named).values_list("client_id", flat=True))
+    new = _new_keys(user, [key for key in keys if key.client_id not in known])
+    kept: list[Event] = []
+    propensities = _propensities(user) if any(event["type"] == Event.Type.IMPRESSION for event in events) else {}
+    for event in events:
+        name = event.get("client_id")
+        if name and name not in new:
+            continue
+        new.discard(name)
+        shown = event["type"] == Event.Type.IMPRESSION
+        kept.append(
+            Event(
+                at=now,
+                user=user,
+                item=event["item"],
+                type=event["type"],
+                seconds=event.get("seconds"),
+                position=event.get("position"),
+                propensity=propensities.get(str(event["item"].pk)) if shown else None,
+            )
+        )
+    Event.objects.bulk_create(kept, batch_size=500)
+    if any(event.type != Event.Type.IMPRESSION for event in kept):
+        _reader_touch(user)
+    return len(kept)
+
+
+def _reader_touch(user: User) -> None:
+    """Have the learner scored again. The clock is read once the row is ours: later events have a later time."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO feed_reader (user_id, educational_share, events_at, ranker, profile, number) "
+            "VALUES (%s, %s, clock_timestamp(), '', '', 0) "
+            "ON CONFLICT (user_id) DO UPDATE SET events_at = clock_timestamp()",
+            [user.pk, SHARE],
+        )
+
+
+def _new_keys(user: User, keys: list[EventKey]) -> set[str | None]:
+    """Those that nobody else has kept at the same time."""
+    if not keys:
+        return set()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO feed_eventkey (user_id, client_id, at) SELECT %s, unnest(%s::text[]), %s "
+            "ON CONFLICT DO NOTHING RETURNING client_id",
+            [user.pk, [key.client_id for key in keys], keys[0].at],
+        )
+        return {name for (name,) in cursor.fetchall()}
+
+
+def _propensities(user: User) -> dict[str, float]:
+    """Of the learner's newest ranking; what is not in it was shown by some other way, of which nothing is known."""
+    reader = selectors.reader_get(user=user)
+    ranking = selectors.ranking_get(user=user, number=reader.number) if reader.number else None
+    return {entry["item"]: entry["propensity"] for entry in ranking.entries} if ranking else {}
+
+
+def partitions_ensure(*, months: int = 2) -> list[str]:
+    """Make the tables of this month's events and of the next ones'; returns the names of the new ones."""
+    made: list[str] = []
+    first = timezone.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    with connection.cursor() as cursor:
+        for _ in range(months):
+            end = (first + timedelta(days=32)).replace(day=1)
+            name = f"feed_event_{first:%Y_%m}"
+            cursor.execute("SELECT to_regclass(%s)", [name])
+            if cursor.fetchone() == (None,):
+                cursor.execute(
+                    f"CREATE TABLE {name} PARTITION OF feed_event FOR VALUES FROM (%s) TO (%s)",
+                    [first, end],
+                )
+                made.append(name)
+            first = end
+    return made
+
+
+def keys_forget() -> int:
+    """Forget the names of events that no client sends again."""
+    return EventKey.objects.filter(at__lt=timezone.now() - KEY_AGE).delete()[0]
+
+
+def learner_erase(user: User) -> None:
+    """Take away what a learner did; the rest goes with their row."""
+    Event.objects.filter(user=user).delete()
+    transaction.on_commit(lambda: _uncache(user.pk))
+
+
+# --- the reader's wishes ---
+
+
+@transaction.atomic
+def reader_update(*, user: User, educational_share: float) -> Reader:
+    return Reader.objects.update_or_create(user=user, defaults={"educational_share": educational_share})[0]
+
+
+@transaction.atomic
+def author_follow(*, user: User, author: str) -> None:
+    Follow.objects.get_or_create(user=user, author=author)
+    if Reader.objects.filter(user=user).exclude(events_at=None).exists():
+        _reader_touch(user)
+
+
+@transaction.atomic
+def author_unfollow(*, user: User, author: str) -> None:
+    Follow.objects.filter(user=user, author=author).delete()
+
+
+# --- rankings ---
+
+
+@transaction.atomic
+def ranking_store(
+    *,
+    user: User,
+    entries: Iterable[Entry],
+    origin: str,
+    until: datetime,
+    profile: str,
+    ranker: str = "",
+) -> Ranking | None:
+    """Make it the learner's newest; None where another, which knows later events, was faster."""
+    Reader.objects.get_or_create(user=user)
+    reader = Reader.objects.select_for_update().get(user=user)
+    if reader.scored_until is not None and reader.scored_until > until:
+        return None
+    reader.number += 1
+    reader.profile, reader.ranker = profile, ranker
+    if origin == Ranking.Origin.SCORED:
+        reader.scored_until = until
+    reader.save(update_fields=["number", "profile", "ranker", "scored_until"])
+    ranking = Ranking.objects.create(
+        user=user, number=reader.number, origin=origin, until=until, entries=[entry.dump() for entry in entries]
+    )
+    Ranking.objects.filter(user=user, number__lte=reader.number - KEPT).delete()
+    transaction.on_commit(lambda: _cache(ranking))
+    return ranking
+
+
+def _cache(ranking: Ranking) -> None:
+    if ranking.user_id is None:
+        return
+    kept = {
+        "number": ranking.number,
+        "origin": ranking.origin,
+        "entries": ranking.entries,
+        "until": ranking.until.isoformat(),
+    }
+    try:
+        redis.cache().set(selectors.cache_key(ranking.user_id), json.dumps(kept), ex=CACHED_S)
+    except RedisError as error:
+        logger.warning("a feed is in Postgres alone: the cache server does not answer", error=str(error))
+
+
+def _uncache(user_id: UUID) -> None:
+    with suppress(RedisError):  # it expires
+        redis.cache().delete(selectors.cache_key(user_id))
+
+
+def ranking_cold(*, user: User | None, filters: dict[str, Any] | None = None) -> list[Entry]:
+    """Of what is known without a worker."""
+    items = selectors.cold_candidates(user=user, filters=filters or {}, limit=LIST)
+    return [entry_of(item, user) for item in items]
+
+
+@transaction.atomic
+def ranking_general() -> Ranking:
+    """The one for everybody: kept for some minutes, the same for all who ask meanwhile."""
+    if ranking := selectors.ranking_general():
+        return ranking
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('feed for everybody', 0))")
+    if ranking := selectors.ranking_general():
+        return ranking
+    last = Ranking.objects.filter(user=None).order_by("-number").first()
+    number = last.number + 1 if last else 1
+    Ranking.objects.filter(user=None, number__lte=number - KEPT).delete()
+    entries = [entry.dump() for entry in ranking_cold(user=None)]
+    return Ranking.objects.create(
+        user=None, number=number, origin=Ranking.Origin.GENERAL, entries=entries, until=timezone.now()
+    )
+
+
+# --- the feed ---
+
+
+class Page(NamedTuple):
+    """entries: those of the page, each with its item. following: the place after it, None at the end. state: see
+    `selectors.ranking_state`."""
+
+    entries: list[tuple[Entry, Item]]
+    number: int
+    following: int | None
+    state: str
+
+
+def feed_page(
+    *,
+    user: User,
+    profiled: bool,
+    share: float | None,
+    filters: dict[str, Any],
+    size: int,
+    number: int | None = None,
+    start: int = 0,
+) -> Page:
+    """A page of the learner's feed, or of everybody's; `number` and `start` go on where a page ended."""
+    reader = selectors.reader_get(user=user) if profiled else None
+    ranking = _ranking(user, reader, number)
+    state = selectors.ranking_state(reader=reader, ranking=ranking) if reader else "general"
+    wanted = share if share is not None else reader.educational_share if reader else SHARE
+    entries = selectors.entries_of(ranking)
+    if filters:
+        entries = _filtered(entries, user if profiled else None, filters)
+    ended = selectors.ended_since(user=user, since=ranking.until) if reader else set()
+    order = mixed(entries, selectors.weights_get(), wanted)
+    page: list[tuple[Entry, Item]] = []
+    while len(page) < size and start < len(order):
+        taken = order[start : start + size - len(page)]
+        start += len(taken)
+        items = selectors.items_shown(ids=[entry.item for entry in taken if entry.item not in ended])
+        page += [(entry, items[entry.item]) for entry in taken if entry.item in items]
+    return Page(page, ranking.number, start if start < len(order) else None, state)
+
+
+def _ranking(user: User, reader: Reader | None, number: int | None) -> Ranking:
+    if reader is None:
+        kept = selectors.ranking_get(user=None, number=number) if number else None
+        return kept or ranking_general()
+    if number and (kept := selectors.ranking_get(user=user, number=number)):
+        return kept  # the pages of a ranking go on, whatever has come since
+    profile = selectors.profile_digest(user)
+    if reader.number and reader.profile != profile and reader.events_at is not None:
+        _reader_touch(user)  # workers come to know the new profile; until then
+        Reader.objects.filter(user=user).update(profile=profile)
+    known = reader.number and (reader.profile == profile or reader.events_at is not None)
+    if known and (kept := selectors.ranking_get(user=user, number=reader.number)):
+        return kept
+    entries = ranking_cold(user=user)
+    now = timezone.now()
+    made = ranking_store(user=user, entries=entries, origin=Ranking.Origin.COLD, until=now, profile=profile)
+    reader.refresh_from_db()
+    ranking = made or selectors.ranking_get(user=user, number=reader.number)
+    if ranking is None:
+        raise NotFound
+    return ranking
+
+
+def _filtered(entries: list[Entry], user: User | None, filters: dict[str, Any]) -> list[Entry]:
+    """What passes, filled up with what the ranking does not have."""
+    passing = set(map(str, item_list(id__in=[e.item for e in entries], **filters).values_list("id", flat=True)))
+    known = {entry.item for entry in entries}
+    rest = [entry for entry in ranking_cold(user=user, filters=filters) if entry.item not in known]
+    return [entry for entry in entries if entry.item in passing] + rest
+
+
+def entry_get(*, user: User, item_id: UUID) -> tuple[Entry, dict[str, float]]:
+    """An entry of the learner's newest ranking, and the weights; raises `NotFound` for what is not in it."""
+    reader = selectors.reader_get(user=user)
+    ranking = selectors.ranking_get(user=user, number=reader.number) if reader.number else None
+    for entry in selectors.entries_of(ranking) if ranking else []:
+        if entry.item == str(item_id):
+            return entry, selectors.weights_get()
+    raise NotFound
+
+
+# --- scoring ---
+
+
+@transaction.atomic
+def scores_request() -> list[Job]:
+    """Ask workers to score for those who have done something new, many at a time; returns the jobs."""
+    now = timezone.now()
+    live = selectors.ranker_live()
+    due = selectors.reader_list_due(now=now, ranker=live.digest if live else "", patience=PATIENCE)
+    rows = due.select_for_update(skip_locked=True).values_list("user", flat=True)
+    users = list(rows[: LEARNERS * SHARDS])
+    Reader.objects.filter(user__in=users).update(requested_at=now)
+    shards = [users[start : start + LEARNERS] for start in range(0, len(users), LEARNERS)]
+    return [job_create(kind=SCORE_KIND, request={"users": [str(user) for user in shard]}) for shard in shards]
+
+
+# --- trends ---
+
+TRENDS = """
+WITH counted AS (
+    SELECT item_id,
+           sum(CASE type WHEN 'click' THEN 1 WHEN 'like' THEN 3 WHEN 'save' THEN 3 WHEN 'complete' THEN 3
+                         WHEN 'dwell' THEN least(coalesce(seconds, 0) / 60, 2) WHEN 'hide' THEN -3 ELSE 0 END
+               * 0.5 ^ (extract(epoch FROM now() - at) / (3 * 86400))) AS sum,
+           count(*) FILTER (WHERE type = 'impression') AS impressions
+    FROM feed_event WHERE at > now() - interval '14 days' GROUP BY item_id
+), best AS (SELECT greatest(max(ln(1 + greatest(sum, 0))), 1) AS most FROM counted)
+INSERT INTO feed_trend (item_id, score, impressions)
+SELECT item_id, ln(1 + greatest(sum, 0)) / most, impressions FROM counted, best
+ON CONFLICT (item_id) DO UPDATE SET score = excluded.score, impressions = excluded.impressions
+"""
+
+
+@transaction.atomic
+def trends_count() -> None:
+    """Count anew what learners take to; what nobody did anything with for two weeks has no trend."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM feed_trend t WHERE NOT EXISTS "
+            "(SELECT 1 FROM feed_event e WHERE e.item_id = t.item_id AND e.at > now() - interval '14 days')"
+        )
+        cursor.execute(TRENDS)
+
+
+# --- rankers ---
+
+NEW_EVENTS = 1000  # after which a ranker is learned anew
+
+
+@transaction.atomic
+def ranker_request(*, minimum: int = NEW_EVENTS) -> Job | None:
+    """Have a worker learn a ranker, where there is enough that is new and none is at it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('ranker', 0))")
+    if Job.objects.filter(kind=FIT_KIND, state__in=ACTIVE).exists():
+        return None
+    last = Ranker.objects.first()
+    events = Event.objects.exclude(type=Event.Type.IMPRESSION)
+    if last is not None:
+        events = events.filter(at__gt=last.created_at)
+    if events[:minimum].count() < minimum:
+        return None
+    return job_create(kind=FIT_KIND, request={})
+
+
+@transaction.atomic
+def ranker_record(
+    *, data: bytes, digest: str, figures: dict[str, Any], events: int, verdict: str, goes_live: bool
+) -> Ranker:
+    """Keep a ranker that a worker has learned."""
+    ranker = Ranker(digest=digest, figures=figures, events=events, verdict=verdict)
+    ranker.file.save(f"{digest}.safetensors", ContentFile(data), save=False)
+    ranker.save()
+    if goes_live:
+        ranker_promote(ranker=ranker)
+    return ranker
+
+
+@transaction.atomic
+def ranker_promote(*, ranker: Ranker) -> None:
+    """Make it the one that scores; all are scored anew by it."""
+    Ranker.objects.filter(live=True).update(live=False)
+    Ranker.objects.filter(pk=ranker.pk).update(live=True)

@@ -1,0 +1,29 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from workers.scoring.feed.catalogue import Batch, Catalogue
+from workers.scoring.feed.interactions import Interactions
+from workers.scoring.feed.sources.source import Source
+
+
+@dataclass
+class Followed(Source):
+    """What is by an author whom the learner follows, the newer the more."""
+
+    name: ClassVar[str] = "followed"
+    catalogue: Catalogue
+
+    @classmethod
+    def fit(cls, past: Interactions, catalogue: Catalogue | None) -> "Followed | None":
+        return cls(catalogue) if catalogue is not None else None
+
+    def scores(self, batch: Batch) -> np.ndarray:
+        fresh = 0.5 + 0.5 * self.catalogue.freshness(batch.now)
+        authors = np.array(self.catalogue.authors, dtype=object)
+        rows = [np.isin(authors, list(learner.follows)) for learner in batch.learners]
+        return np.array(rows, np.float32).reshape(len(batch), -1) * fresh
+
+    def about(self, batch: Batch, learner: int, items: np.ndarray) -> list[int | str]:
+        return [self.catalogue.authors[item] for item in items]

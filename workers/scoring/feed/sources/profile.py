@@ -1,0 +1,43 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from workers.scoring.feed.catalogue import LEVELS, Batch, Catalogue, Learner
+from workers.scoring.feed.interactions import Interactions
+from workers.scoring.feed.sources.source import Source
+
+LEVEL, QUALITY, TREND = 0.4, 0.3, 0.1  # beside an interest's 1
+
+
+@dataclass
+class Profile(Source):
+    """What fits what the learner said of themselves."""
+
+    name: ClassVar[str] = "interest"
+    catalogue: Catalogue
+
+    @classmethod
+    def fit(cls, past: Interactions, catalogue: Catalogue | None) -> "Profile | None":
+        return cls(catalogue) if catalogue is not None else None
+
+    def scores(self, batch: Batch) -> np.ndarray:
+        known = QUALITY * self.catalogue.quality + TREND * self.catalogue.trend
+        rows = [self.interest(learner) + LEVEL * self.level(learner) + known for learner in batch.learners]
+        return np.array(rows, np.float32).reshape(len(batch), -1)
+
+    def interest(self, learner: Learner) -> np.ndarray:
+        """[items] of 0 or 1."""
+        found = np.zeros(len(self.catalogue), np.float32)
+        for interest in learner.interests:
+            found[self.catalogue.about.get(interest, [])] = 1
+        return found
+
+    def level(self, learner: Learner) -> np.ndarray:
+        """[items]: 1 at the learner's level, 0.5 next to it."""
+        away = np.abs(self.catalogue.levels - LEVELS.index(learner.level))
+        return np.where(self.catalogue.levels < 0, 0, np.maximum(0, 1 - away / 2)) * (away < 2)
+
+    def about(self, batch: Batch, learner: int, items: np.ndarray) -> list[int | str]:
+        named = batch.learners[learner].interests
+        return [next((name for name in sorted(named) if item in self.catalogue.members(name)), "") for item in items]
