@@ -223,6 +223,7 @@ def catalogue_rows() -> list[ItemRow]:
     rows = (
         item_list()
         .exclude(enrichment=None)
+        .prefetch_related(None)
         .order_by("created_at", "id")
         .values_list(
             "id",
@@ -241,7 +242,7 @@ def catalogue_rows() -> list[ItemRow]:
             "status",
         )
     )
-    return [ItemRow._make([str(r[0]), *r[1:-1], r[-1] == Status.PUBLISHED, topics[r[0]]]) for r in rows.iterator()]
+    return [ItemRow._make([str(r[0]), *r[1:-1], r[-1] == Status.PUBLISHED, topics[r[0]]]) for r in rows]
 
 
 def topic_graph() -> tuple[dict[str, str], list[tuple[str, str]]]:
