@@ -94,7 +94,7 @@ def level(texts: list[Text], embedder: Embedder) -> np.ndarray:
     found = cross_val_predict(model, rows, labels, cv=FOLDS)
     print(f"level: accuracy {(found == labels).mean():.2f}, within one level {(abs(found - labels) < 2).mean():.2f}")
     model.fit(rows, labels)
-    return np.hstack([model.coef_, model.intercept_[:, None]]).astype(np.float32)
+    return np.ascontiguousarray(np.hstack([model.coef_, model.intercept_[:, None]]), np.float32)
 
 
 def _fitted(

@@ -31,31 +31,24 @@ class IntentClassifier:
 
     @classmethod
     def fit(cls, vectors: np.ndarray, intents: Sequence[str]) -> "IntentClassifier":
-        """vectors: [queries, d], of length 1. intents: of each; `OOS` is none, and is not needed.
+        """vectors: [queries, d], of length 1. intents: of each; `OOS` is one more of them, and is not needed.
 
-        The threshold comes from queries that the head has not learned from: so high that `LOSS` of those that it gets
-        right fall below it; with known queries out of scope lower, if that gets more of both right.
+        The threshold comes from queries that the head has not learned from: so high that `LOSS` of those in scope that
+        it gets right fall below it.
         """
         given = np.array(intents)
-        inside = given != OOS
-        labels = np.unique(given[inside])
-        rows, classes, outside = vectors[inside], np.searchsorted(labels, given[inside]), vectors[~inside]
+        labels, classes = np.unique(given, return_inverse=True)
         if len(labels) < 2:
             raise ValueError("there must be queries of two intents at least")
+        found, right = np.zeros(len(given)), np.zeros(len(given), bool)
         folds = min(FOLDS, int(np.bincount(classes).min()))
-        found, right = np.zeros(len(rows)), np.zeros(len(rows), bool)
         if folds > 1:
-            for seen, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(rows, classes):
-                logits = _logits(_weights(rows[seen], classes[seen], len(labels)), rows[held])
+            for seen, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(vectors, classes):
+                logits = _logits(_weights(vectors[seen], classes[seen], len(labels)), vectors[held])
                 found[held], right[held] = logits.max(1), logits.argmax(1) == classes[held]
-        weights = _weights(rows, classes, len(labels))
+        right &= given != OOS
         threshold = float(np.quantile(found[right], LOSS)) if right.any() else -np.inf
-        if len(outside) and right.any():
-            other = _logits(weights, outside).max(1)
-            lower = np.append(np.sort(other)[np.sort(other) <= threshold] + 1e-6, threshold)
-            both = [(right & (found >= one)).mean() + (other < one).mean() for one in lower]
-            threshold = float(lower[int(np.argmax(both))])
-        return cls(tuple(labels.tolist()), weights, threshold)
+        return cls(tuple(labels.tolist()), _weights(vectors, classes, len(labels)), threshold)
 
     def predict(self, vectors: np.ndarray) -> list[str]:
         """vectors: [queries, d]."""
@@ -80,7 +73,7 @@ def _weights(rows: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray:
     coefficients, bias = model.coef_, model.intercept_
     if count == 2:  # scikit-learn keeps one row for two classes
         coefficients, bias = np.vstack([-coefficients, coefficients]) / 2, np.concatenate([-bias, bias]) / 2
-    return np.hstack([coefficients, bias[:, None]]).astype(np.float32)
+    return np.ascontiguousarray(np.hstack([coefficients, bias[:, None]]), np.float32)
 
 
 def _logits(weights: np.ndarray, rows: np.ndarray) -> np.ndarray:
