@@ -51,6 +51,7 @@ INSTALLED_APPS = [
     "apps.inference",
     "apps.content",
     "apps.feed",
+    "apps.search",
     "apps.tutor",
     "apps.training",
 ]
@@ -226,6 +227,12 @@ CELERY_BEAT_SCHEDULE = {
     },
     "feed.learn": {"task": "feed.learn", "schedule": 3600.0, "options": {"queue": "default", "expires": 60}},
     "feed.tidy": {"task": "feed.tidy", "schedule": 86_400.0, "options": {"queue": "default"}},
+    "search.count_words": {
+        "task": "search.count_words",
+        "schedule": 60.0,
+        "options": {"queue": "default", "expires": 60},
+    },
+    "search.tidy": {"task": "search.tidy", "schedule": 86_400.0, "options": {"queue": "default"}},
     "training.collect": {"task": "training.collect", "schedule": 60.0, "options": {"queue": "default", "expires": 60}},
     "training.renew": {"task": "training.renew", "schedule": 10.0, "options": {"queue": "default", "expires": 10}},
     **{
@@ -291,6 +298,15 @@ UNFOLD = {
                     _list("Items", "article", "content.item"),
                     _list("Topics", "account_tree", "content.topic"),
                     _list("Courses", "menu_book", "content.course"),
+                ],
+            },
+            {
+                "title": "Feed and search",
+                "items": [
+                    _list("Weights", "tune", "feed.weights"),
+                    _list("Rankers", "leaderboard", "feed.ranker"),
+                    _list("Readers", "dynamic_feed", "feed.reader"),
+                    _list("Queries", "search", "search.query"),
                 ],
             },
             {

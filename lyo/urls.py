@@ -18,6 +18,7 @@ urlpatterns = [
     path("api/v1/", include("apps.jobs.urls")),
     path("api/v1/", include("apps.content.urls")),
     path("api/v1/", include("apps.feed.urls")),
+    path("api/v1/", include("apps.search.urls")),
     path("api/v1/", include("apps.tutor.urls")),
     path("api/v1/", include("apps.training.urls")),
     path("v1/", include("apps.inference.urls")),

@@ -1,9 +1,11 @@
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVector, SearchVectorField
 from django.core.validators import MaxValueValidator, RegexValidator
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Left
 from pgvector.django import HnswIndex, VectorField
 
 from apps.common.constants import Level, Subject
@@ -12,6 +14,7 @@ from apps.users.models import language_validator
 
 EMBEDDING = 384  # dimensions of the packaged MiniLM
 DAY_S = 86_400
+SEARCHED = 100_000  # characters of a text that can be found: Postgres takes a megabyte of words
 
 slug_validator = RegexValidator(r"^[a-z0-9]+(-[a-z0-9]+)*\Z", "Must be lower-case words joined by hyphens.")
 
@@ -38,6 +41,12 @@ class Topic(TimestampedModel):
 
     def __str__(self) -> str:
         return self.name
+
+
+class ItemManager(models.Manager["Item"]):
+    def get_queryset(self) -> models.QuerySet["Item"]:
+        """Without `words`, which only search reads, in the database."""
+        return super().get_queryset().defer("words")
 
 
 class Item(TimestampedModel):
@@ -73,10 +82,19 @@ class Item(TimestampedModel):
     user = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
+    words = models.GeneratedField(
+        expression=SearchVector("title", weight="A", config="english")
+        + SearchVector(Left("text", SEARCHED), weight="B", config="english"),
+        output_field=SearchVectorField(),
+        db_persist=True,
+    )
+
+    objects = ItemManager()
 
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
+            GinIndex(fields=["words"], name="item_words"),
             models.Index(fields=["status", "-created_at", "-id"], name="item_newest"),
             models.Index(fields=["subject", "-created_at", "-id"], name="item_of_subject"),
             GinIndex(fields=["tags"], name="item_tags"),

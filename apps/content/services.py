@@ -133,8 +133,8 @@ def item_put(*, key: str, topics: Sequence[Topic] = (), **fields: Any) -> Outcom
 
 
 def _state(item: Item) -> tuple[Fields, set[Any]]:
-    fields = {field.attname: getattr(item, field.attname) for field in Item._meta.concrete_fields}
-    del fields["updated_at"]
+    derived = ("updated_at", "words")
+    fields = {f.attname: getattr(item, f.attname) for f in Item._meta.concrete_fields if f.attname not in derived}
     return fields, set(item.topics.values_list("pk", flat=True))
 
 

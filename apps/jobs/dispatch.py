@@ -33,6 +33,7 @@ ROUTES = {
     "import_adapter": Route("workers.import_adapter", "evaluate"),
     "score_feed": Route("workers.score_feed", "score"),
     "train": Route("workers.train", "train"),
+    "understand": Route("workers.understand", "embed"),
 }
 QUEUES = ("default", "embed", "evaluate", "generate", "score", "train")  # `default` takes the errands that beat sends
 

@@ -65,13 +65,14 @@ def main() -> None:
     embedder = Embedder()
     rows = list(queries())
     vectors = np.array(embedder.embed([text for text, _, _, _ in rows]).vectors, np.float32)
-    intents = np.array([intent for _, intent, _, _ in rows])
+    intents = [intent for _, intent, _, _ in rows]
     ways, things = (np.array([row[place] for row in rows]) for place in (2, 3))
     seen = (ways >= HELD) & (things >= HELD)
     new = (ways < HELD) & (things < HELD)
-    found = np.array(IntentClassifier.fit(vectors[seen], intents[seen]).predict(vectors[new]))
+    given = np.array(intents)
+    found = np.array(IntentClassifier.fit(vectors[seen], list(given[seen])).predict(vectors[new]))
     for intent in sorted(set(intents)):
-        own = intents[new] == intent
+        own = given[new] == intent
         print(f"{intent:12} {(found[own] == intent).mean():.2f} of {own.sum()} put in new ways, about new things")
     IntentClassifier.fit(vectors, intents).save()
     print(SHIPPED)

@@ -1,0 +1,192 @@
+import asyncio
+import base64
+import json
+import struct
+from dataclasses import dataclass
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import structlog
+from asgiref.sync import async_to_sync
+from django.db import connection, transaction
+from redis.exceptions import RedisError
+
+from apps.common import redis
+from apps.content.models import Item
+from apps.jobs import streams
+from apps.jobs.models import Job, State
+from apps.jobs.services import job_create
+from apps.search import retrieval, selectors, words
+from apps.search.models import Query, Word
+from apps.search.selectors import Facts
+from apps.users.models import User
+
+logger = structlog.get_logger(__name__)
+
+JOB_KIND = "understand"
+PATIENCE_S = 0.4  # that a search waits for its query to be understood
+DEADLINE = timedelta(seconds=10)
+CACHED_S = 86_400
+LIKE = 0.2  # cosine, from which on an item may be what was meant
+EDUCATIONAL, QUALITY, LEVEL, SUBJECT = 0.06, 0.04, 0.05, 0.1  # beside 1 for what is first by words and by meaning
+LOGGED = 400  # characters of a query
+FILTERS = {"subject": "subject", "kind": "kind", "language": "language"}
+
+
+@dataclass(frozen=True)
+class Understanding:
+    vector: list[float]
+    intent: str
+    subject: str
+    level: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """text: as it was understood, mended where nobody wrote such a word. understanding: None where no worker answered
+    in time, so that only words were looked for. order: ids and scores, the best first."""
+
+    text: str
+    understanding: Understanding | None
+    order: list[tuple[UUID, float]]
+    facts: list[Facts]
+    stems: list[str]
+
+
+def search(*, user: User, text: str, filters: dict[str, str]) -> Found:
+    """All that is found, best first."""
+    text = " ".join(text.split())
+    mended = words.vocabulary().corrected(text)
+    understanding = query_understand(user=user, text=mended.lower())
+    table = _table(filters)
+    stems = words.idf(retrieval.stems_of(mended))
+    rankings = [retrieval.by_words(stems, table)]
+    if understanding is not None:
+        rankings.append(retrieval.by_meaning(understanding.vector, table, least=LIKE))
+    scores = retrieval.fused(*rankings)
+    facts = selectors.facts_of(list(scores))
+    level = (understanding and understanding.level) or user.level
+    subject = understanding.subject if understanding is not None else ""
+    ranked = [(one.id, scores[one.id] + _value(one, level, subject)) for one in facts.values()]
+    ranked.sort(key=lambda pair: (-pair[1], pair[0]))
+    return Found(mended, understanding, ranked, list(facts.values()), list(stems))
+
+
+def _value(facts: Facts, level: str, subject: str) -> float:
+    """For learning, of what is about as relevant."""
+    return (
+        EDUCATIONAL * (facts.educational or 0)
+        + QUALITY * (facts.quality or 0)
+        + LEVEL * (facts.level == level)
+        + SUBJECT * (facts.subject == subject)
+    )
+
+
+def _table(filters: dict[str, str]) -> retrieval.Table:
+    conditions, parameters = ["content_item.status = 'published'"], []
+    for name, column in FILTERS.items():
+        if name in filters:
+            conditions.append(f"content_item.{column} = %s")
+            parameters.append(filters[name])
+    if "level" in filters:
+        conditions.append("coalesce(nullif(content_item.level, ''), content_enrichment.level) = %s")
+        parameters.append(filters["level"])
+    return retrieval.Table(condition=" AND ".join(conditions), parameters=parameters)
+
+
+@transaction.atomic
+def query_log(*, user: User, found: Found) -> None:
+    intent = found.understanding.intent if found.understanding else ""
+    text = found.text.lower()[:LOGGED]
+    Query.objects.create(user=user, text=text, results=len(found.order), intent=intent)
+
+
+# --- understanding ---
+
+
+def query_understand(*, user: User, text: str) -> Understanding | None:
+    """What a worker makes of the query, from the cache if it was asked before; None where none answers in time."""
+    key = f"lyo:query:{sha256(text.encode()).hexdigest()}"
+    kept = _cached(key)
+    if kept is None:
+        job = job_create(kind=JOB_KIND, user=user, request={"text": text}, keep=False, deadline=DEADLINE)
+        ended = async_to_sync(_ended)(job)
+        if ended is None or ended.state != State.SUCCEEDED or not ended.result:
+            return None
+        kept = ended.result
+        _cache(key, kept)
+    packed = base64.b64decode(kept["vector"])
+    vector = list(struct.unpack(f"<{len(packed) // 4}f", packed))
+    return Understanding(vector, kept["intent"], kept["subject"], kept["level"])
+
+
+async def _ended(job: Job) -> Job | None:
+    try:
+        return await asyncio.wait_for(streams.wait(job), PATIENCE_S)
+    except TimeoutError:
+        return None
+
+
+def _cached(key: str) -> dict[str, Any] | None:
+    try:
+        text = redis.cache().get(key)
+    except RedisError:
+        return None
+    return json.loads(text) if text else None
+
+
+def _cache(key: str, result: dict[str, Any]) -> None:
+    try:
+        redis.cache().set(key, json.dumps(result), ex=CACHED_S)
+    except RedisError as error:
+        logger.warning("a query is understood anew each time: the cache server does not answer", error=str(error))
+
+
+# --- suggestions ---
+
+FEW = 3  # suggestions, with fewer of which those of like meaning are added
+MEANT = 0.4  # cosine
+
+
+def suggest(*, user: User, text: str) -> list[str]:
+    """What begins so, and, where that is little, what means the like."""
+    text = " ".join(text.split())
+    found = selectors.suggestions(text=text)
+    if len(found) < FEW and (understanding := query_understand(user=user, text=text.lower())) is not None:
+        ids = retrieval.by_meaning(understanding.vector, retrieval.Table(), depth=selectors.SUGGESTIONS, least=MEANT)
+        titles = dict(Item.objects.filter(id__in=ids).values_list("id", "title"))
+        found = list(dict.fromkeys([*found, *(titles[one] for one in ids if one in titles)]))
+    return found[: selectors.SUGGESTIONS]
+
+
+# --- words ---
+
+# Of each form, in how many items each word is. `ts_stat` runs the query that it is given.
+COUNT = """
+INSERT INTO search_word (word, form, documents)
+SELECT word, 'written', ndoc FROM ts_stat($$
+    SELECT to_tsvector('simple', title || ' ' || left(text, 100000)) FROM content_item WHERE status = 'published'
+$$) WHERE length(word) <= 200
+UNION ALL
+SELECT word, 'stem', ndoc FROM ts_stat($$
+    SELECT words FROM content_item WHERE status = 'published'
+$$) WHERE length(word) <= 200
+"""
+
+
+@transaction.atomic
+def words_count() -> int:
+    """Count anew in how many published items each word is; returns how many words there are."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('words', 0))")
+        Word.objects.all().delete()
+        cursor.execute(COUNT)
+        made = cursor.rowcount
+    transaction.on_commit(words.forget)
+    return made
+
+
+def queries_forget() -> int:
+    return selectors.query_list_old().delete()[0]
