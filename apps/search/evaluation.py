@@ -18,6 +18,7 @@ from apps.search import retrieval, words
 
 NDCG_AT, RECALL_AT = 10, 100
 Judged = dict[str, dict[str, int]]
+Vector = Sequence[float]
 TABLE = retrieval.Table("eval_doc", "place", "words", "embedding", "true")
 
 
@@ -55,12 +56,13 @@ def _sizes(documents: dict[str, str], asked: dict[str, str]) -> tuple[tuple[str,
 
 @transaction.atomic
 def search_all(
-    documents: list[str], doc_vectors: list[array[float]], queries: list[str], query_vectors: list[array[float]]
+    documents: list[str], doc_vectors: list[Vector], queries: list[str], query_vectors: list[Vector]
 ) -> list[list[int]]:
     """For each query the places of documents, by the queries that search itself runs, over a table of its own."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "CREATE TEMPORARY TABLE eval_doc (place int PRIMARY KEY, words tsvector, embedding vector(384)) ON COMMIT DROP"
+            "CREATE TEMPORARY TABLE eval_doc (place int PRIMARY KEY, words tsvector, embedding vector(384)) "
+            "ON COMMIT DROP"
         )
         rows = zip(range(len(documents)), documents, doc_vectors, strict=True)
         cursor.executemany(
@@ -135,7 +137,7 @@ def judgements_of(path: Path) -> Judged:
     return judged
 
 
-def vectors_of(path: Path, count: int) -> list[array[float]]:
+def vectors_of(path: Path, count: int) -> list[Vector]:
     data = array("f")
     data.frombytes(path.read_bytes())
     size = len(data) // max(1, count)
