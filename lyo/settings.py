@@ -100,7 +100,10 @@ CACHES = {
         "LOCATION": env.CACHE_URL,
         "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 2},
     },
-    "process": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},  # what every request reads
+    "process": {  # what every request reads
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "OPTIONS": {"MAX_ENTRIES": 20_000},
+    },
 }
 
 STATIC_URL = "/static/"

@@ -17,7 +17,7 @@ from rest_framework.exceptions import NotFound
 
 from apps.common import redis
 from apps.content.models import Item, Status, Topic
-from apps.content.selectors import item_list
+from apps.content.selectors import item_card, item_list
 from apps.feed.entries import PARTS, Entry
 from apps.feed.models import SHARE, Event, Follow, Ranker, Ranking, Reader, Weights
 from apps.users.models import User
@@ -27,6 +27,8 @@ logger = structlog.get_logger(__name__)
 ENDS = (Event.Type.COMPLETE, Event.Type.HIDE)  # after which an item is not shown again
 LATE = timedelta(seconds=60)  # after which scores that do not know the last events are called stale
 FRESH = timedelta(days=30)
+CARD_S = 10
+CACHED_S = 7 * 86_400
 GENERAL_AGE = timedelta(minutes=5)
 
 
@@ -77,9 +79,29 @@ class Served(NamedTuple):
 
 def ranking_get(*, user: User | None, number: int) -> Ranking | None:
     """From Redis where it has it, else from Postgres."""
-    if user is not None and (kept := _cached(user.pk)) and kept["number"] == number:
+    kept = _cached(user.pk) if user is not None else None
+    if kept and kept["number"] == number:
         return Ranking(user=user, **kept | {"until": datetime.fromisoformat(kept["until"])})
-    return Ranking.objects.filter(user=user, number=number).first()
+    ranking = Ranking.objects.filter(user=user, number=number).first()
+    if ranking is not None and (kept is None or kept["number"] < number):
+        ranking_cache(ranking)
+    return ranking
+
+
+def ranking_cache(ranking: Ranking) -> None:
+    """Keep a learner's newest ranking in Redis."""
+    if ranking.user_id is None:
+        return
+    kept = {
+        "number": ranking.number,
+        "origin": ranking.origin,
+        "entries": ranking.entries,
+        "until": ranking.until.isoformat(),
+    }
+    try:
+        redis.cache().set(cache_key(ranking.user_id), json.dumps(kept), ex=CACHED_S)
+    except RedisError as error:
+        logger.warning("a feed is in Postgres alone: the cache server does not answer", error=str(error))
 
 
 def ranking_general() -> Ranking | None:
@@ -279,9 +301,14 @@ def cold_candidates(*, user: User | None, filters: dict[str, Any], limit: int) -
     return with_parts(items, user, weights_get(), limit)
 
 
-def items_shown(*, ids: list[str]) -> dict[str, Item]:
-    """Published items by their ids, with topics and enrichment."""
-    return {str(item.id): item for item in item_list(status=Status.PUBLISHED, id__in=ids)}
+def cards(*, ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Of published items, by their ids. Each process reads a card anew after some seconds."""
+    kept = caches["process"].get_many(ids)
+    if missing := [item for item in ids if item not in kept]:
+        read = {str(item.pk): item_card(item) for item in item_list(status=Status.PUBLISHED, id__in=missing)}
+        caches["process"].set_many(read, CARD_S)
+        kept |= read
+    return kept
 
 
 # --- follows ---

@@ -1,7 +1,7 @@
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -13,7 +13,6 @@ from redis.exceptions import RedisError
 from rest_framework.exceptions import NotFound
 
 from apps.common import redis
-from apps.content.models import Item
 from apps.content.selectors import item_list
 from apps.feed import selectors
 from apps.feed.cold import entry_of
@@ -24,12 +23,12 @@ from apps.jobs.models import ACTIVE, Job
 from apps.jobs.services import job_create
 from apps.users.models import User
 
+Fields = dict[str, Any]
 logger = structlog.get_logger(__name__)
 
 SCORE_KIND, FIT_KIND = "score_feed", "fit_feed"
 LIST = 160  # entries of a ranking
 KEPT = 3  # rankings of a learner: the newest, and those whose pages may still be asked for
-CACHED_S = 7 * 86_400
 LEARNERS = 64  # of one scoring job
 SHARDS = 200  # scoring jobs that are asked for at once
 PATIENCE = timedelta(seconds=60)  # before a worker is asked again for the same
@@ -179,23 +178,8 @@ def ranking_store(
         user=user, number=reader.number, origin=origin, until=until, entries=[entry.dump() for entry in entries]
     )
     Ranking.objects.filter(user=user, number__lte=reader.number - KEPT).delete()
-    transaction.on_commit(lambda: _cache(ranking))
+    transaction.on_commit(lambda: selectors.ranking_cache(ranking))
     return ranking
-
-
-def _cache(ranking: Ranking) -> None:
-    if ranking.user_id is None:
-        return
-    kept = {
-        "number": ranking.number,
-        "origin": ranking.origin,
-        "entries": ranking.entries,
-        "until": ranking.until.isoformat(),
-    }
-    try:
-        redis.cache().set(selectors.cache_key(ranking.user_id), json.dumps(kept), ex=CACHED_S)
-    except RedisError as error:
-        logger.warning("a feed is in Postgres alone: the cache server does not answer", error=str(error))
 
 
 def _uncache(user_id: UUID) -> None:
@@ -231,10 +215,10 @@ def ranking_general() -> Ranking:
 
 
 class Page(NamedTuple):
-    """entries: those of the page, each with its item. following: the place after it, None at the end. state: see
+    """entries: those of the page, each with its item's card. following: the place after it, None at the end. state: see
     `selectors.ranking_state`."""
 
-    entries: list[tuple[Entry, Item]]
+    entries: list[tuple[Entry, Fields]]
     number: int
     following: int | None
     state: str
@@ -259,14 +243,15 @@ def feed_page(
     if filters:
         entries = _filtered(entries, user if profiled else None, filters)
     ended = selectors.ended_since(user=user, since=ranking.until) if reader else set()
-    order = mixed(entries, selectors.weights_get(), wanted)
-    page: list[tuple[Entry, Item]] = []
-    while len(page) < size and start < len(order):
-        taken = order[start : start + size - len(page)]
-        start += len(taken)
-        items = selectors.items_shown(ids=[entry.item for entry in taken if entry.item not in ended])
-        page += [(entry, items[entry.item]) for entry in taken if entry.item in items]
-    return Page(page, ranking.number, start if start < len(order) else None, state)
+    order = islice(enumerate(mixed(entries, selectors.weights_get(), wanted)), start, None)
+    page: list[tuple[Entry, Fields]] = []
+    following: int | None = start
+    while len(page) < size and following is not None:
+        taken = list(islice(order, size - len(page)))
+        cards = selectors.cards(ids=[entry.item for _, entry in taken if entry.item not in ended])
+        page += [(entry, cards[entry.item]) for _, entry in taken if entry.item in cards]
+        following = taken[-1][0] + 1 if taken else None
+    return Page(page, ranking.number, following if next(order, None) else None, state)
 
 
 def _ranking(user: User, reader: Reader | None, number: int | None) -> Ranking:

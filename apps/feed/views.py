@@ -7,7 +7,6 @@ from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
 from apps.common.views import ApiView
-from apps.content.selectors import item_card
 from apps.feed import selectors, services
 from apps.feed.entries import Entry
 from apps.feed.serializers import (
@@ -46,7 +45,7 @@ class Feed(FeedView):
         following = None
         if page.following is not None:
             following = replace_query_param(request.build_absolute_uri(), "cursor", f"{page.number}.{page.following}")
-        results = [{"item": item_card(item), "reasons": entry.said} for entry, item in page.entries]
+        results = [{"item": card, "reasons": entry.said} for entry, card in page.entries]
         return Response({"next": following, "results": results}, headers={HEADER: page.state})
 
 
