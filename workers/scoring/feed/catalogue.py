@@ -86,7 +86,10 @@ class Learner:
 
 @dataclass(frozen=True)
 class Batch:
-    """Learners for whom items are to be found; history: what they took to, numbered as they are here."""
+    """Learners for whom items are to be found; history: what they took to, numbered as they are here.
+
+    learners: nothing, where no more is known of them: so it is of the past, from which the ranker learns.
+    """
 
     history: Interactions
     learners: Sequence[Learner] = ()

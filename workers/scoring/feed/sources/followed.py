@@ -22,8 +22,10 @@ class Followed(Source):
     def scores(self, batch: Batch) -> np.ndarray:
         fresh = 0.5 + 0.5 * self.catalogue.freshness(batch.now)
         authors = np.array(self.catalogue.authors, dtype=object)
-        rows = [np.isin(authors, list(learner.follows)) for learner in batch.learners]
-        return np.array(rows, np.float32).reshape(len(batch), -1) * fresh
+        scores = np.zeros((len(batch), len(self.catalogue)), np.float32)
+        for row, learner in enumerate(batch.learners):
+            scores[row] = np.isin(authors, list(learner.follows)) * fresh
+        return scores
 
     def about(self, batch: Batch, learner: int, items: np.ndarray) -> list[int | str]:
         return [self.catalogue.authors[item] for item in items]

@@ -23,7 +23,10 @@ class ItemToItem(Source):
 
     @classmethod
     def fit(cls, past: Interactions, catalogue: Catalogue | None) -> "ItemToItem":
-        counts = np.bincount(past.matrix.indices, minlength=past.shape[1])
+        size = past.shape[1]
+        if not len(past):
+            return cls(csr_matrix((size, size), dtype=np.float32))
+        counts = np.bincount(past.matrix.indices, minlength=size)
         known = np.sort(np.argsort(-counts, kind="stable")[: min(DENSE, (counts > 0).sum())])
         matrix = past.matrix[:, known]
         gram = (matrix.T @ matrix).toarray().astype(np.float64)
@@ -33,7 +36,6 @@ class ItemToItem(Source):
         found = -inverse / np.diag(inverse)
         found[diagonal, diagonal] = 0
         near = strongest(csr_matrix(found.astype(np.float32)), NEIGHBOURS).tocoo()
-        size = past.shape[1]
         return cls(csr_matrix((near.data, (known[near.row], known[near.col])), shape=(size, size)))
 
     def scores(self, batch: Batch) -> np.ndarray:

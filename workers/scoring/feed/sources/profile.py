@@ -23,8 +23,10 @@ class Profile(Source):
 
     def scores(self, batch: Batch) -> np.ndarray:
         known = QUALITY * self.catalogue.quality + TREND * self.catalogue.trend
-        rows = [self.interest(learner) + LEVEL * self.level(learner) + known for learner in batch.learners]
-        return np.array(rows, np.float32).reshape(len(batch), -1)
+        scores = np.zeros((len(batch), len(self.catalogue)), np.float32)
+        for row, learner in enumerate(batch.learners):
+            scores[row] = self.interest(learner) + LEVEL * self.level(learner) + known
+        return scores
 
     def interest(self, learner: Learner) -> np.ndarray:
         """[items] of 0 or 1."""

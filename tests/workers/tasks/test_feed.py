@@ -1,0 +1,193 @@
+"""The feed's tasks: learners are scored from what they did, and a ranker is learned that must be better to go live."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from apps.content.models import Item
+from apps.content.services import topic_save
+from apps.feed.models import Event, Ranker, Ranking, Reader
+from apps.feed.services import ranker_request, ranking_store, scores_request
+from apps.jobs.models import Job, State
+from apps.users.models import User
+from tests.apps.feed.conftest import enriched, page, send, titles
+from workers.tasks import feed
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    feed._state = None  # a catalogue of another test
+
+
+def work(kind: str = "score_feed") -> Job:
+    """Execute the job that is queued on this thread, as its worker would."""
+    job = Job.objects.get(kind=kind, state=State.QUEUED)
+    {"score_feed": feed.score_feed, "fit_feed": feed.fit_feed}[kind](str(job.id))
+    job.refresh_from_db()
+    return job
+
+
+def does(client: APIClient, item: Item, *kinds: str) -> None:
+    assert send(client, *({"item": str(item.id), "type": kind} for kind in kinds)).status_code == 201
+
+
+def test_a_feed_turns_toward_what_was_done_and_says_so(ann: APIClient, catalogue: list[Item]) -> None:
+    physics = [item for item in catalogue if item.subject == "physics"]
+    before = [entry["item"]["subject"] for entry in page(ann)["results"][:10]].count("physics")
+    for item in physics[:3]:
+        does(ann, item, "click", "complete")
+    assert len(scores_request()) == 1
+    assert work().result == {"learners": 1}
+    shown = page(ann)
+    assert shown["state"] == "scored"
+    of_physics = [entry for entry in shown["results"][:10] if entry["item"]["subject"] == "physics"]
+    assert len(of_physics) > before
+    similar = {"code": "similar", "text": "It is like “physics 2”, which you took to."}
+    assert any(similar in entry["reasons"] for entry in of_physics)
+    assert not {item.title for item in physics[:3]} & set(titles(page(ann, page_size=100)))
+
+
+def test_who_did_nothing_new_is_not_scored_again(ann: APIClient, catalogue: list[Item]) -> None:
+    does(ann, catalogue[0], "click")
+    assert len(scores_request()) == 1
+    assert scores_request() == []
+    work()
+    assert scores_request() == []
+    does(ann, catalogue[1], "click")
+    assert len(scores_request()) == 1
+
+
+def test_a_scorer_that_knows_less_does_not_undo_another(ann: APIClient, catalogue: list[Item]) -> None:
+    does(ann, catalogue[0], "click")
+    scores_request()
+    work()
+    kept = Ranking.objects.get(user__username="ann")
+    user = User.objects.get(username="ann")
+    old: dict[str, Any] = {"user": user, "entries": [], "origin": "scored", "profile": ""}
+    assert ranking_store(**old, until=kept.until - timedelta(seconds=1)) is None
+    assert Ranking.objects.get(user=user) == kept
+    assert ranking_store(**old, until=kept.until) is not None
+
+
+def test_a_lost_worker_s_learners_are_asked_for_again(ann: APIClient, catalogue: list[Item]) -> None:
+    does(ann, catalogue[0], "click")
+    scores_request()
+    Job.objects.update(state=State.CANCELLED)
+    Reader.objects.update(requested_at=timezone.now() - timedelta(seconds=61))
+    assert len(scores_request()) == 1
+    assert work().result == {"learners": 1}
+
+
+def test_what_is_shown_often_and_not_taken_to_is_left_out(ann: APIClient, catalogue: list[Item]) -> None:
+    tired = catalogue[1]
+    for _ in range(5):
+        does(ann, tired, "impression")
+    does(ann, catalogue[0], "click")
+    scores_request()
+    work()
+    shown = titles(page(ann, page_size=100))
+    assert catalogue[2].title in shown
+    assert tired.title not in shown
+
+
+def test_the_next_topic_and_followed_authors_are_reasons(ann: APIClient, catalogue: list[Item]) -> None:
+    first = topic_save(slug="loops", name="Loops", subject="programming")
+    then = topic_save(slug="functions", name="Functions", subject="programming", prerequisites=[first])
+    done, following = enriched("for", place=20), enriched("def", place=21)
+    done.topics.set([first])
+    following.topics.set([then])
+    by_tess = enriched("By Tess", place=22, author="Tess")
+    does(ann, done, "complete")
+    assert ann.post("/api/v1/feed/follows", {"author": "Tess"}).status_code == 200
+    scores_request()
+    work()
+    reasons = {e["item"]["title"]: e["reasons"] for e in page(ann, page_size=100)["results"]}
+    assert {"code": "next_topic", "text": "Your next topic: Functions."} in reasons["def"]
+    assert {"code": "followed", "text": "By Tess, whom you follow."} in reasons[by_tess.title]
+
+
+def test_what_hardly_anybody_was_shown_is_tried(ann: APIClient, catalogue: list[Item]) -> None:
+    for number in range(150):  # more than a ranking holds
+        enriched(f"more {number}", place=30, subject="biology", level="beginner")
+    does(ann, catalogue[0], "click")
+    scores_request()
+    work()
+    entries = Ranking.objects.get(user__username="ann").entries
+    tried = [entry for entry in entries if entry["propensity"] < 1]
+    assert len(tried) == 8
+    assert len({entry["propensity"] for entry in tried}) == 1
+    assert 0 < tried[0]["propensity"] < 1
+    assert tried[0]["reasons"] == [["explore", ""]]
+
+
+def history(catalogue: list[Item], learners: int) -> None:
+    """Each learner does the lessons of a subject one after the other, from some lesson on."""
+    now = timezone.now()
+    events = []
+    for number in range(learners):
+        user = User.objects.create_user(f"u{number}", f"u{number}@example.org")
+        Reader.objects.create(user=user, events_at=now)
+        own = catalogue[number % 5 * 10 :][:10]
+        for step in range(6):
+            item = own[(number // 5 + step) % 10]
+            at = now - timedelta(days=10) + timedelta(days=step, seconds=number)
+            events.append(Event(user=user, item=item, type="complete", at=at))
+    Event.objects.bulk_create(events)
+
+
+def test_a_ranker_is_learned_and_goes_live_and_foresees_what_comes_next(
+    ann: APIClient,
+    catalogue: list[Item],
+) -> None:
+    history(catalogue, learners=60)
+    assert ranker_request(minimum=361) is None
+    assert ranker_request(minimum=360) is not None
+    assert ranker_request(minimum=360) is None  # one at a time
+    job = work("fit_feed")
+    ranker = Ranker.objects.get()
+    assert (job.state, ranker.live, ranker.events) == (State.SUCCEEDED, True, 360)
+    assert ranker.figures["new"]["ndcg"] > 0.9
+    assert set(ranker.figures) == {"new", "added_up"}
+    feed._state = None
+    for item in catalogue[10:13]:
+        does(ann, item, "complete")
+    scores_request()
+    work()
+    assert titles(page(ann))[0] == catalogue[13].title
+    assert Reader.objects.get(user__username="ann").ranker == ranker.digest
+
+
+def test_a_ranker_that_foresees_less_than_the_live_one_is_kept_back(
+    ann: APIClient,
+    catalogue: list[Item],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    history(catalogue, learners=60)
+    ranker_request(minimum=1)
+    work("fit_feed")
+    feed._state = None
+    figures = {"new": {"ndcg": 0.5}, "live": {"ndcg": 0.9}}
+    monkeypatch.setattr(feed, "compared", lambda *args: figures)
+    monkeypatch.setattr("apps.feed.services.NEW_EVENTS", 0)
+    ranker_request(minimum=0)
+    work("fit_feed")
+    new, old = Ranker.objects.all()
+    assert (new.live, old.live) == (False, True)
+    assert new.verdict == "NDCG@10 is 0.5000, that of live 0.9000"
+
+
+def test_new_items_can_be_shown_before_a_ranker_knows_them(ann: APIClient, catalogue: list[Item]) -> None:
+    history(catalogue, learners=60)
+    ranker_request(minimum=1)
+    work("fit_feed")
+    feed._state = None
+    enriched("brand new", place=1, subject="physics", level="beginner")
+    does(ann, catalogue[10], "complete")
+    scores_request()
+    work()
+    assert "brand new" in titles(page(ann, page_size=100))
