@@ -5,7 +5,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/worker.txt)
 # Another build of torch, e.g. for a GPU: rm -f .venv/installed; make install TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?=
 
-.PHONY: run install test lint bench bench-engine bench-train tutor
+.PHONY: run install test lint bench bench-engine bench-train bench-feed tutor
 
 run: install
 	@$(BIN)/python -m lyo.run
@@ -48,6 +48,9 @@ bench-engine: install
 
 bench-train: install
 	@$(BIN)/python -m tests.bench.train
+
+bench-feed: install
+	@$(BIN)/python -m tests.bench.feed
 
 # The tutor that is shipped, trained anew: make tutor GSM8K=train.jsonl BRIDGE=train.jsonl, of their repositories' data.
 tutor: install

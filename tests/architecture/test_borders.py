@@ -39,10 +39,13 @@ def test_the_engine_loads_neither_django_nor_celery() -> None:
 def test_every_route_leads_to_a_registered_task() -> None:
     import workers.tasks.compare
     import workers.tasks.embed
+    import workers.tasks.enrich
     import workers.tasks.evaluate
+    import workers.tasks.feed
     import workers.tasks.generate
     import workers.tasks.imports
-    import workers.tasks.train  # noqa: F401 - registers
+    import workers.tasks.train
+    import workers.tasks.understand  # noqa: F401 - registers
 
     app.loader.import_default_modules()
     missing = {route.task for route in ROUTES.values()} - set(app.tasks)

@@ -58,6 +58,33 @@ ELSEWHERE = (
     "stock price of a car maker", "hotel with a pool", "find a plumber", "my order number", "share my location",
     "remind me to call the bank", "how old is that actor", "latest news", "what to wear to a party", "weekend plans",
 )  # fmt: skip
+FREELY = {  # put as nobody's template has it
+    "explain": (
+        "why is the sky blue", "how do birds stay in the air", "why do ships float", "how does a battery make electricity",
+        "what happens when water boils", "why does iron rust", "how do vaccines protect us", "why do we dream",
+        "how do trees get water up to their leaves", "why is the sum of two odd numbers even", "how do fish breathe",
+        "what makes the wind blow", "why do leaves change colour", "how does a computer store a picture",
+        "why can we not divide by zero", "how do muscles grow", "what keeps the moon up", "how does soap clean",
+        "why do we forget what we learnt", "how do bees find flowers", "why does ice float", "how is energy stored in food",
+        "what happens to food in the stomach", "why do things fall", "how do magnets attract", "how do plants grow in the dark",
+    ),
+    "practise": (
+        "I need some sums to solve", "let me try a few tasks", "more of these problems please", "give me something to solve",
+        "homework problems with answers", "a short test before my exam", "coding challenges for today", "flash cards",
+    ),
+    "find_course": (
+        "where do I begin with programming", "I want to become good at maths", "a plan of lessons for a month",
+        "which lessons come first", "full course with units", "learn coding from zero", "a path to advanced physics",
+    ),
+    "define": (
+        "what is an atom", "what is a variable", "what does osmosis mean", "what is a prime number", "meaning of entropy",
+        "what is a catalyst", "what is a vector", "what do you call half a diameter",
+    ),
+    "compare": (
+        "is a whale a fish or a mammal", "which is faster, a list or a set", "what sets plants apart from animals",
+        "are weight and mass the same", "should I reread or test myself", "python or java for a beginner",
+    ),
+}  # fmt: skip
 HELD = 0.3
 
 
@@ -85,6 +112,7 @@ def queries() -> list[tuple[str, str, float, float]]:
         things = [pair if intent == "compare" else (pair,) for pair in (PAIRS if intent == "compare" else THINGS)]
         for (way_place, way), (place, thing) in product(enumerate(ways), enumerate(things)):
             found.append((way.format(*thing), intent, way_place / len(ways), _scattered(place, len(things))))
+    found += [(text, intent, 1.0, 1.0) for intent, texts in FREELY.items() for text in texts]
     for place, text in enumerate(ELSEWHERE):
         share = _scattered(place, len(ELSEWHERE))
         found.append((text, OOS, share, share))

@@ -198,10 +198,10 @@ def test_a_query_is_understood_and_finds_by_meaning(
 ) -> None:
     topic_save(slug="biology-plants", name="Plants and photosynthesis", subject="biology")
     request.getfixturevalue("worker")
-    found = search(ann, "how do plants live on sunshine")
+    found = search(ann, "how does vegetation use the sun")
     assert titles(found)[0] == "Photosynthesis: how plants turn light into food"
     assert found["query"] == {
-        "text": "how do plants live on sunshine",
+        "text": "how does vegetation use the sun",
         "corrected": False,
         "intent": "explain",
         "subject": "biology",

@@ -1,0 +1,244 @@
+"""How feed, enrichment and search do with many learners, items and events: `make bench-feed`.
+
+Once at a tenth of the size, once at full size, with learners who go through subjects as made by a generator here. The
+feed's latency stands beside that of a Django view that does nothing, in the same run.
+"""
+
+import argparse
+import http.client
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from lyo import embedded
+
+if TYPE_CHECKING:
+    from lyo.stack import Stack
+
+HOME = Path(__file__).resolve().parents[2] / ".lyo" / "bench-feed"
+LEARNERS, ITEMS, EVENTS = 100_000, 20_000, 5_000_000
+SUBJECTS = ("math", "physics", "chemistry", "biology", "programming", "study")
+SYLLABLES = "ba ce di fo gu ha ke li mo nu pa re si to vu".split()
+CONCURRENT, REQUESTS = 8, 2000
+SCORED = 2048  # learners of the pass that is timed
+READ = 1000  # items that are enriched
+QUERIES = 200
+
+EVENTS_SQL = """
+INSERT INTO feed_event (at, id, user_id, item_id, type, seconds)
+SELECT now() - random() * interval '25 days', gen_random_uuid(), u.id, i.id,
+       (ARRAY['click', 'click', 'dwell', 'complete', 'like', 'save'])[1 + floor(random() * 6)], 30 * random()
+FROM (
+    SELECT floor(random() * %(learners)s)::int AS u, random() AS luck, random() AS taste FROM generate_series(1, %(events)s)
+) AS e
+JOIN bench_user u ON u.n = e.u
+-- four of five are of the learner's own sixth of the items, and what is liked by many is liked by most
+JOIN bench_item i ON i.n = CASE WHEN taste < 0.8
+    THEN (e.u %% 6) + 6 * floor(power(luck, 2) * (%(items)s / 6))::int
+    ELSE floor(power(luck, 2) * %(items)s)::int END
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=float, nargs="+", default=[0.1, 1.0], help="shares of the full size")
+    sizes = parser.parse_args().sizes
+    os.environ |= {"LYO_HOME": str(HOME), "DJANGO_SETTINGS_MODULE": "lyo.settings", "LYO_LOG_LEVEL": "WARNING"}
+    embedded.prepare(HOME, os.environ)  # addresses, before anything reads the settings
+    import django
+
+    from lyo.stack import Stack
+
+    django.setup()
+    limits = {"LYO_REQUESTS_PER_MINUTE": "1000000"}
+    print("starting a stack …", flush=True)
+    with Stack(HOME, say=lambda name, line: None, extra=limits) as stack:
+        for size in sizes:
+            measure(stack, size)
+
+
+def measure(stack: "Stack", size: float) -> None:
+    learners, items, events = (int(count * size) for count in (LEARNERS, ITEMS, EVENTS))
+    print(f"\n{learners:,} learners, {items:,} items, {events:,} events", flush=True)
+    fill(learners, items, events)
+    rates()
+    latencies(stack)
+
+
+# --- data ---
+
+
+def fill(learners: int, items: int, events: int) -> None:
+    """Replace all that an earlier size left."""
+    import numpy as np
+    from django.db import connection
+    from django.utils import timezone
+
+    from apps.content.models import Enrichment, Item
+    from apps.feed.models import Reader
+    from apps.users.models import User
+
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE content_item, feed_reader, jobs_job CASCADE")
+        cursor.execute("DELETE FROM users_user WHERE username LIKE 'bench%'")
+    chance, directions = random.Random(1), np.random.default_rng(1)
+    vocabulary = ["".join(chance.choice(SYLLABLES) for _ in range(3)) for _ in range(5000)]
+    centres = directions.standard_normal((len(SUBJECTS), 384))
+    made = []
+    for number in range(items):
+        text = " ".join(chance.choice(vocabulary) for _ in range(80))
+        subject = SUBJECTS[number % len(SUBJECTS)]
+        title = " ".join(chance.choice(vocabulary) for _ in range(5))
+        made.append(
+            Item(title=title, body=text, text=text, source=str(number), subject=subject, author=f"a{number % 300}")
+        )
+    Item.objects.bulk_create(made, batch_size=2000)
+    vectors = centres[np.arange(items) % len(SUBJECTS)] + directions.standard_normal((items, 384))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    now = timezone.now()
+    read = made[READ:]
+    Enrichment.objects.bulk_create(
+        (
+            Enrichment(
+                item=item, source=item.source, models_digest="generated", embedding=vector, quality=0.7,
+                educational=0.9 if chance.random() < 0.8 else 0.2, level=chance.choice(["beginner", "advanced"]),
+                enriched_at=now,
+            )
+            for item, vector in zip(read, vectors[READ:], strict=True)
+        ),
+        batch_size=2000,
+    )  # fmt: skip
+    people = [User(username=f"bench{number}", email=f"bench{number}@example.org") for number in range(learners)]
+    User.objects.bulk_create(people, batch_size=5000)
+    Reader.objects.bulk_create((Reader(user=user) for user in people), batch_size=5000)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TEMP TABLE bench_user (n int PRIMARY KEY, id uuid); CREATE TEMP TABLE bench_item (LIKE bench_user)"
+        )
+        for table, rows in (("bench_user", people), ("bench_item", made)):
+            with cursor.copy(f"COPY {table} (n, id) FROM STDIN") as copy:
+                for number, row in enumerate(rows):
+                    copy.write_row((number, row.pk))
+        cursor.execute("SET session_replication_role = replica")  # the rows exist: no need to look each up
+        cursor.execute(EVENTS_SQL, {"learners": learners, "items": items, "events": events})
+        cursor.execute("SET session_replication_role = DEFAULT")
+        cursor.execute("ANALYZE; DROP TABLE bench_user; DROP TABLE bench_item")
+
+
+# --- rates ---
+
+
+def rates() -> None:
+    import numpy as np
+    from django.db import connection
+
+    from apps.content.services import enrichment_request
+    from apps.feed.models import Reader
+    from apps.feed.selectors import catalogue_rows, ranker_live
+    from apps.jobs.models import Job
+    from workers.scoring.feed.catalogue import Batch
+    from workers.scoring.feed.model import blocks, propose
+    from workers.tasks import enrich, feed
+
+    Job.objects.filter(kind="enrich").delete()
+    job = enrichment_request()
+    assert job is not None
+    seconds = timed(lambda: enrich.enrich(str(job.id)))
+    show("enrichment", f"{READ / seconds:,.0f} items/s")
+
+    catalogue = feed.catalogue_of(catalogue_rows())
+    began = time.perf_counter()
+    past = feed.everything(catalogue)
+    show("history read", f"{len(past):,} rows in {time.perf_counter() - began:.1f} s")
+    fit = Job.objects.create(
+        kind="fit_feed", queue="score", request={}, max_attempts=1, resend_at="2100-01-01T00:00:00Z"
+    )
+    seconds = timed(lambda: feed.fit_feed(str(fit.id)))
+    live = ranker_live()
+    show("ranker learned", f"in {seconds:.0f} s, {live.verdict if live else 'not live'}")
+
+    feed._state = None
+    model = feed.state().model
+    users = np.arange(min(SCORED, past.shape[0]))
+    batches = [Batch(past.of_users(block)) for block in blocks(users)]
+    began = time.perf_counter()
+    proposed = [propose(model.sources, batch) for batch in batches]
+    seconds = time.perf_counter() - began
+    show("retrieval", f"{len(users) * len(catalogue) * len(model.sources) / seconds / 1e6:,.1f} million pairs/s")
+    began = time.perf_counter()
+    ranked = sum(len(model.engagement(found)) for found in proposed)
+    show("ranking", f"{ranked / (time.perf_counter() - began):,.0f} pairs/s")
+
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE feed_reader SET events_at = now()")
+    ids = [str(pk) for pk in Reader.objects.order_by("user__username").values_list("pk", flat=True)[:SCORED]]
+    began = time.perf_counter()
+    for start in range(0, len(ids), feed.AT_ONCE):
+        feed.score(ids[start : start + feed.AT_ONCE])
+    show("scoring pass, with its reads and writes", f"{len(ids) / (time.perf_counter() - began):,.0f} learners/s")
+    with connection.cursor() as cursor:  # nobody else is to be scored while requests are timed
+        cursor.execute("UPDATE feed_reader SET events_at = NULL WHERE scored_until IS NULL")
+
+
+# --- latencies ---
+
+
+def latencies(stack: "Stack") -> None:
+    from apps.feed.models import Reader
+    from apps.search.services import words_count
+    from apps.users.services import token_create
+
+    words_count()
+    readers = Reader.objects.exclude(scored_until=None).select_related("user")[:64]
+    tokens = [token_create(user=reader.user)[1] for reader in readers]
+    address = urlsplit(stack.web).netloc
+    chance = random.Random(2)
+
+    def client(path: Callable[[], str]) -> Callable[[Any], float]:
+        def one(_: Any) -> float:
+            headers = {"Authorization": f"Bearer {chance.choice(tokens)}"}
+            connection = http.client.HTTPConnection(address)
+            began = time.perf_counter()
+            connection.request("GET", path(), headers=headers)
+            response = connection.getresponse()
+            body = response.read()
+            seconds = time.perf_counter() - began
+            assert response.status == 200, body
+            connection.close()
+            return seconds * 1e3
+
+        return one
+
+    words = ["".join(chance.choice(SYLLABLES) for _ in range(3)) for _ in range(5000)]
+    for name, path, concurrent, count in (
+        ("a Django view that does nothing", lambda: "/livez", CONCURRENT, REQUESTS),
+        ("GET /feed", lambda: "/api/v1/feed", CONCURRENT, REQUESTS),
+        ("a Django view that does nothing", lambda: "/livez", 1, QUERIES),
+        ("GET /feed", lambda: "/api/v1/feed", 1, QUERIES),
+        ("GET /search", lambda: f"/api/v1/search?q={quote(' '.join(chance.sample(words, 3)))}", 1, QUERIES),
+    ):
+        with ThreadPoolExecutor(concurrent) as pool:
+            list(pool.map(client(path), range(count // 10)))
+            times = sorted(pool.map(client(path), range(count)))
+        middle, late = statistics.median(times), times[int(len(times) * 0.95)]
+        show(f"{name}, {concurrent} concurrent", f"p50 {middle:.1f} ms, p95 {late:.1f} ms")
+
+
+def timed(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def show(name: str, value: str) -> None:
+    print(f"  {name:45} {value}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
