@@ -195,7 +195,7 @@ class Stack:
             process(
                 "train",  # behind the tutor where they share cores
                 *("nice", "-n", "10", *WORKER, "--hostname=train@%h", "--queues=train", "--concurrency=1"),
-                "--include=workers.tasks.train",
+                "--include=workers.tasks.train,workers.tasks.feed",
             ),
             process("default", *WORKER, "--hostname=default@%h", "--queues=default", "--concurrency=4"),
             process("beat", *CELERY, "beat", "--loglevel=INFO"),

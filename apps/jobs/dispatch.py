@@ -29,7 +29,7 @@ ROUTES = {
     "embed": Route("workers.embed", "embed"),
     "enrich": Route("workers.enrich", "score"),
     "evaluate": Route("workers.evaluate", "evaluate"),
-    "fit_feed": Route("workers.fit_feed", "score"),
+    "fit_feed": Route("workers.fit_feed", "train"),
     "import_adapter": Route("workers.import_adapter", "evaluate"),
     "score_feed": Route("workers.score_feed", "score"),
     "train": Route("workers.train", "train"),

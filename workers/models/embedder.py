@@ -27,9 +27,17 @@ class Embedder:
         self._device = device
         self._lock = Lock()
 
-    def embed(self, texts: list[str]) -> Embeddings:
-        """The embeddings of `texts`, in their order."""
-        with self._lock:
+    def embed(self, texts: list[str], *, fast: bool = False) -> Embeddings:
+        """The embeddings of `texts`, in their order.
+
+        fast: in bfloat16 where the hardware multiplies that sooner; off by 0.01% (cosine), and not worth it for one.
+        """
+        import torch
+
+        from workers.models.load import best_dtype
+
+        low = fast and best_dtype(torch.device(self._device)) == torch.bfloat16
+        with self._lock, torch.autocast(self._device, dtype=torch.bfloat16, enabled=low):
             vectors = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
             token_counts = [len(self._model.tokenizer.tokenize(text)) for text in texts]
         return Embeddings(vectors.tolist(), token_counts)

@@ -32,7 +32,7 @@ def enrich(job: JobRun) -> dict[str, Any]:
     digest = sha256(f"{EMBEDDER} {heads.digest}".encode()).hexdigest()
 
     def embed(texts: list[str]) -> np.ndarray:
-        return np.array(aside(lambda: model.embed(texts)).vectors, np.float32)
+        return np.array(aside(lambda: model.embed(texts, fast=True)).vectors, np.float32)
 
     topics = Topics.of([(topic.slug, topic.subject, topic.name) for topic in topic_list()], embed)
     done = 0

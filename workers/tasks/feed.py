@@ -10,6 +10,7 @@ from threading import Lock
 from typing import Any, cast
 
 import numpy as np
+import structlog
 from django.db import connection
 from django.utils import timezone
 from scipy.sparse import csr_matrix
@@ -26,6 +27,7 @@ from workers.scoring.feed.ranking import Scored, rankings
 from workers.tasks.claimed import JobRun, job_task
 
 CATALOGUE_S = 30.0  # how old it may be
+logger = structlog.get_logger(__name__)
 AT_ONCE = 32  # learners, between two looks at whether the job was stopped
 ALLOWANCE = 0.005  # of NDCG@10, that a new ranker may have less than the live one
 
@@ -138,6 +140,9 @@ def load() -> State:
     data = live.file.read() if live is not None else None
     first = FeedModel.items_of(data) if data is not None else ()
     catalogue = catalogue_of(selectors.catalogue_rows(), first)
+    if gone := set(first) - set(catalogue.ids):
+        logger.warning("the live ranker cannot be used: items that it knows are gone", items=len(gone))
+        data = None
     nothing = Interactions.none(len(catalogue))
     model = FeedModel.parse(data, catalogue) if data is not None else FeedModel(fit_sources(nothing, catalogue), None)
     return State(model, catalogue, time.monotonic())

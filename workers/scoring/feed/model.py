@@ -14,7 +14,7 @@ from workers.scoring.feed.interactions import Interactions
 from workers.scoring.feed.sources import SOURCES, Source
 
 HELD = 0.2  # the share of each learner's rows, and of all time, that the ranker learns to foresee
-LEARNERS = 10_000  # from whom it learns, at most
+LEARNERS = 2500  # from whom it learns, at most
 PROPOSED = 100  # items of each source
 AT_ONCE = 256  # learners
 TREES: dict[str, Any] = {
