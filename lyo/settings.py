@@ -90,7 +90,9 @@ TEMPLATES = [
 # Under ASGI every request runs on a thread of its own, so connections are pooled instead of kept by threads.
 DATABASES = {"default": dj_database_url.parse(env.DATABASE_URL, conn_max_age=0, conn_health_checks=True)}
 DATABASES["default"].setdefault("OPTIONS", {}).update(
-    connect_timeout=3, pool={"min_size": 1, "max_size": env.DATABASE_POOL, "timeout": 3, "reconnect_timeout": 2}
+    connect_timeout=3,
+    # A killed server's socket may still take connections that nobody answers: enough threads to wait for all at once.
+    pool={"min_size": 1, "max_size": env.DATABASE_POOL, "timeout": 3, "reconnect_timeout": 2, "num_workers": 8},
 )
 BROKER_URL = env.BROKER_URL
 CACHE_URL = env.CACHE_URL
@@ -225,15 +227,15 @@ CELERY_BEAT_SCHEDULE = {
     "feed.score": {"task": "feed.score", "schedule": 2.0, "options": {"queue": "default", "expires": 10}},
     "feed.count_trends": {
         "task": "feed.count_trends",
-        "schedule": 60.0,
-        "options": {"queue": "default", "expires": 60},
+        "schedule": 120.0,
+        "options": {"queue": "default", "expires": 120},
     },
     "feed.learn": {"task": "feed.learn", "schedule": 3600.0, "options": {"queue": "default", "expires": 60}},
     "feed.tidy": {"task": "feed.tidy", "schedule": 86_400.0, "options": {"queue": "default"}},
     "search.count_words": {
         "task": "search.count_words",
-        "schedule": 60.0,
-        "options": {"queue": "default", "expires": 60},
+        "schedule": 10.0,
+        "options": {"queue": "default", "expires": 10},
     },
     "search.tidy": {"task": "search.tidy", "schedule": 86_400.0, "options": {"queue": "default"}},
     "training.collect": {"task": "training.collect", "schedule": 60.0, "options": {"queue": "default", "expires": 60}},

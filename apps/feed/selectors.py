@@ -26,7 +26,8 @@ logger = structlog.get_logger(__name__)
 
 ENDS = (Event.Type.COMPLETE, Event.Type.HIDE)  # after which an item is not shown again
 LATE = timedelta(seconds=60)  # after which scores that do not know the last events are called stale
-FRESH = timedelta(days=30)
+RENEWED = timedelta(days=1)  # after which new items are looked at, whatever a learner did
+ACTIVE = timedelta(days=30)  # since a learner did something
 CARD_S = 10
 CACHED_S = 7 * 86_400
 GENERAL_AGE = timedelta(minutes=5)
@@ -59,8 +60,11 @@ def profile_digest(user: User) -> str:
 
 
 def reader_list_due(*, now: datetime, ranker: str, patience: timedelta) -> QuerySet[Reader]:
-    """Those whose scores do not know their last events and are not being made, the longest waiting first."""
+    """Those whose scores do not know their last events, the live ranker or, once a day and if they were there lately,
+    the new items; not those that are being made. The longest waiting first.
+    """
     behind = Q(scored_until=None) | Q(scored_until__lt=F("events_at")) | ~Q(ranker=ranker)
+    behind |= Q(requested_at__lt=now - RENEWED, events_at__gt=now - ACTIVE)
     unasked = Q(requested_at=None) | Q(requested_at__lt=F("events_at")) | Q(requested_at__lt=now - patience)
     return Reader.objects.filter(behind, unasked, events_at__isnull=False).order_by("events_at")
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from django.contrib.postgres.search import SearchHeadline, SearchQuery
 from django.db.models import Count, Max, Q, QuerySet
+from django.db.models.functions import Left
 from django.utils import timezone
 
 from apps.content.models import Course, Item, Status, Topic
@@ -18,6 +19,7 @@ from apps.users.models import User
 KEPT = timedelta(days=90)  # queries
 LEARNERS = 3  # who asked the same, before it is suggested to others
 SUGGESTIONS = 8
+HEAD = 20_000  # characters of a text in which a snippet is looked for
 OPEN, CLOSE = "\ue000", "\ue001"  # around what was found: no text has them
 
 
@@ -52,7 +54,7 @@ def found_items(*, ids: list[UUID], stems: list[str]) -> list[tuple[Item, str]]:
     if stems:
         query = SearchQuery(" | ".join(map(literal, stems)), search_type="raw", config="simple")
         headline = SearchHeadline(
-            "text", query, config="english", start_sel=OPEN, stop_sel=CLOSE, max_words=35, min_words=15
+            Left("text", HEAD), query, config="english", start_sel=OPEN, stop_sel=CLOSE, max_words=35, min_words=15
         )
         items = items.annotate(snippet=headline)
     by_id = {item.pk: item for item in items}
@@ -96,6 +98,15 @@ def suggestions(*, text: str) -> list[str]:
 
 def _words_begin(text: str) -> Any:
     return lambda field: Q(**{f"{field}__istartswith": text}) | Q(**{f"{field}__icontains": f" {text}"})
+
+
+# --- what there is ---
+
+
+def content_version() -> str:
+    """Changes with what is published and with what it says."""
+    found = Item.objects.filter(status=Status.PUBLISHED).aggregate(count=Count("id"), last=Max("updated_at"))
+    return f"{found['count']} {found['last']}"
 
 
 # --- queries ---

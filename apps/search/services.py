@@ -2,6 +2,7 @@ import asyncio
 import base64
 import json
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
@@ -163,6 +164,7 @@ def suggest(*, user: User, text: str) -> list[str]:
 
 # --- words ---
 
+WORDS_KEY = "lyo:words"
 # Of each form, in how many items each word is. `ts_stat` runs the query that it is given.
 COUNT = """
 INSERT INTO search_word (word, form, documents)
@@ -186,6 +188,20 @@ def words_count() -> int:
         made = cursor.rowcount
     transaction.on_commit(words.forget)
     return made
+
+
+def words_refresh() -> bool:
+    """Count the words anew if what is published has changed since they were; returns whether it had."""
+    version = selectors.content_version()
+    try:
+        if redis.cache().get(WORDS_KEY) == version and Word.objects.exists():
+            return False
+    except RedisError:
+        logger.warning("words are counted anew each time: the cache server does not answer")
+    words_count()
+    with suppress(RedisError):
+        redis.cache().set(WORDS_KEY, version)
+    return True
 
 
 def queries_forget() -> int:

@@ -7,7 +7,7 @@ from apps.search import services
 
 @shared_task(name="search.count_words")
 def count_words() -> None:
-    services.words_count()
+    services.words_refresh()
 
 
 @shared_task(name="search.tidy")

@@ -17,7 +17,7 @@ from apps.content.services import item_archive, item_create, topic_save
 from apps.jobs.models import Job, State
 from apps.search import words
 from apps.search.models import Query, Word
-from apps.search.services import queries_forget, words_count
+from apps.search.services import queries_forget, words_count, words_refresh
 from apps.users.services import user_erase
 from tests.apps.content.conftest import client_of
 from workers.models.embedder import Embedder
@@ -276,6 +276,14 @@ def test_words_are_counted_anew(ann: APIClient, items: dict[str, Item]) -> None:
     words_count()
     assert Word.objects.get(form="written", word="fractions").documents == 2
     assert Word.objects.get(form="stem", word="fraction").documents == 2
+
+
+def test_words_are_counted_again_only_when_something_has_changed(ann: APIClient, items: dict[str, Item]) -> None:
+    assert words_refresh() is True
+    assert words_refresh() is False
+    item_archive(items=Item.objects.filter(title="Fractions"))
+    assert words_refresh() is True
+    assert not Word.objects.filter(word="fractions").exists()
 
 
 def test_a_page_costs_few_queries(

@@ -62,6 +62,24 @@ def test_who_did_nothing_new_is_not_scored_again(ann: APIClient, catalogue: list
     assert len(scores_request()) == 1
 
 
+def test_once_a_day_those_who_were_there_lately_get_the_new_items(ann: APIClient, catalogue: list[Item]) -> None:
+    does(ann, catalogue[10], "click")
+    scores_request()
+    work()
+    enriched("brand new", place=1, subject="physics", level="beginner")
+    feed._state = None
+    Reader.objects.update(requested_at=timezone.now() - timedelta(days=1, seconds=1))
+    assert len(scores_request()) == 1
+    work()
+    assert "brand new" in titles(page(ann, page_size=100))
+    Reader.objects.update(
+        requested_at=timezone.now() - timedelta(days=40),
+        events_at=timezone.now() - timedelta(days=31),
+        scored_until=timezone.now() - timedelta(days=31),
+    )
+    assert scores_request() == []
+
+
 def test_a_scorer_that_knows_less_does_not_undo_another(ann: APIClient, catalogue: list[Item]) -> None:
     does(ann, catalogue[0], "click")
     scores_request()
