@@ -90,11 +90,11 @@ class Follows(FeedView):
         services.author_follow(user=request.user, **self.validated(FollowSerializer))
         return self.get(request)
 
-    @extend_schema(request=FollowSerializer, responses=FollowListSerializer, parameters=[FollowSerializer])
+    @extend_schema(responses={204: None}, parameters=[FollowSerializer])
     def delete(self, request: AuthenticatedRequest) -> Response:
         """Follow an author, named in the query, no more."""
         services.author_unfollow(user=request.user, **self.queried(FollowSerializer))
-        return self.get(request)
+        return Response(status=status.HTTP_204_NO_CONTENT)
 
 
 def _why(entry: Entry, weights: dict[str, float]) -> dict[str, Any]:
