@@ -106,6 +106,11 @@ CANARY_ALPHA = env.float("LYO_CANARY_ALPHA", 0.05)  # the chance that one is whi
 CANARY_ERROR_MARGIN = env.float("LYO_CANARY_ERROR_MARGIN", 0.05)  # by how much more of its answers may fail
 CANARY_THUMB_MARGIN = env.float("LYO_CANARY_THUMB_MARGIN", 0.1)  # by how much more of its thumbs may be down
 
+# --- the feed ---
+FORESIGHT_S = env.float(
+    "LYO_FORESIGHT_S", 900.0, validate=FROM_0
+)  # of each night, in which Gemma says how much active learners will take to the best of their feeds; 0: never
+
 # --- the model on another server (LYO_ENGINE=remote): vLLM, llama.cpp, or any with OpenAI's /v1/completions ---
 REMOTE_URL = env.str("LYO_REMOTE_URL", "")  # its API's root, such as http://vllm:8000/v1; LYO_MODEL is what it serves
 REMOTE_API_KEY = env.str("LYO_REMOTE_API_KEY", "").strip()  # sent as the bearer token

@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import dj_database_url
+from celery.schedules import crontab
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import reverse_lazy
 
@@ -231,6 +232,11 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"queue": "default", "expires": 120},
     },
     "feed.learn": {"task": "feed.learn", "schedule": 3600.0, "options": {"queue": "default", "expires": 60}},
+    "feed.foresee": {
+        "task": "feed.foresee",
+        "schedule": crontab(hour=3, minute=0),
+        "options": {"queue": "default", "expires": 3600},
+    },
     "feed.tidy": {"task": "feed.tidy", "schedule": 86_400.0, "options": {"queue": "default"}},
     "search.count_words": {
         "task": "search.count_words",

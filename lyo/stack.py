@@ -189,7 +189,7 @@ class Stack:
                     f"--concurrency={threads}",
                 ),
                 "--include=workers.tasks.generate,workers.tasks.embed,workers.tasks.evaluate,workers.tasks.compare,"
-                "workers.tasks.enrich,workers.tasks.feed,workers.tasks.imports,workers.tasks.understand",
+                "workers.tasks.enrich,workers.tasks.feed,workers.tasks.foresee,workers.tasks.imports,workers.tasks.understand",
                 extra={"GOMP_SPINCOUNT": "5000"},  # torch's threads share the cores: they may wait awake for µs only
             ),
             process(

@@ -140,6 +140,18 @@ class Trend(models.Model):
         return f"{self.item_id}: {self.score:.2f}"
 
 
+class Foresight(models.Model):
+    """How much a learner will take to the best items of a ranking, as the live adapter for engagement expects it."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, primary_key=True, on_delete=models.CASCADE, related_name="+")
+    adapter = models.CharField(max_length=200, help_text="Its name@digest: what another foresaw does not count.")
+    values = models.JSONField(help_text="0 to 1, by item.")
+    made_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return str(self.user_id)
+
+
 class Weights(TimestampedModel):
     """What counts how much in the order of feeds. The newest row is in force; a change is a new row."""
 
@@ -150,6 +162,7 @@ class Weights(TimestampedModel):
     quality = models.FloatField(default=0.3, help_text="It is well made.")
     freshness = models.FloatField(default=0.1, help_text="It is new.")
     trend = models.FloatField(default=0.3, help_text="Others take to it now.")
+    foresight = models.FloatField(default=0.5, help_text="The language model expects the learner to take to it.")
     same_subject = models.FloatField(default=0.12, help_text="Taken off for each of its subject among the last nine.")
     same_author = models.FloatField(default=0.1, help_text="Taken off for each of its author among the last nine.")
     user = models.ForeignKey(

@@ -1,25 +1,30 @@
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
+from itertools import islice
 from typing import Any, NamedTuple
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import structlog
+from django.contrib.postgres.aggregates import BoolOr
 from django.core.cache import caches
 from django.db import connection
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, F, FloatField, Max, Min, OuterRef, Q, QuerySet
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Coalesce, TruncHour
 from django.utils import timezone
 from redis.exceptions import RedisError
 from rest_framework.exceptions import NotFound
 
 from apps.common import redis
+from apps.common.constants import Subject, Task
+from apps.common.examples import Observation
 from apps.content.models import Item, Status, Topic
 from apps.content.selectors import item_card, item_list
 from apps.feed.entries import PARTS, Entry
-from apps.feed.models import SHARE, Event, Follow, Ranker, Ranking, Reader, Weights
+from apps.feed.models import SHARE, Event, Follow, Foresight, Ranker, Ranking, Reader, Weights
 from apps.users.models import User
 
 logger = structlog.get_logger(__name__)
@@ -28,7 +33,9 @@ ENDS = (Event.Type.COMPLETE, Event.Type.HIDE)  # after which an item is not show
 LATE = timedelta(seconds=60)  # after which scores that do not know the last events are called stale
 RENEWED = timedelta(days=1)  # after which new items are looked at, whatever a learner did
 ACTIVE = timedelta(days=30)  # since a learner did something
+FORESEEN_FOR = timedelta(days=7)  # the same, for those for whom the language model foresees
 CARD_S = 10
+READ_PER_S = 17  # characters: 200 words a minute
 CACHED_S = 7 * 86_400
 GENERAL_AGE = timedelta(minutes=5)
 
@@ -67,6 +74,50 @@ def reader_list_due(*, now: datetime, ranker: str, patience: timedelta) -> Query
     behind |= Q(requested_at__lt=now - RENEWED, events_at__gt=now - ACTIVE)
     unasked = Q(requested_at=None) | Q(requested_at__lt=F("events_at")) | Q(requested_at__lt=now - patience)
     return Reader.objects.filter(behind, unasked, events_at__isnull=False).order_by("events_at")
+
+
+def reader_list_unforeseen(*, now: datetime, adapter: str) -> QuerySet[Reader]:
+    """Those who were here lately, the last first, and for whom this adapter foresaw nothing since."""
+    foreseen = Foresight.objects.filter(user=OuterRef("user"), adapter=adapter, made_at__gt=OuterRef("events_at"))
+    lately = Reader.objects.filter(events_at__gt=now - FORESEEN_FOR, number__gt=0)
+    return lately.filter(~Exists(foreseen)).order_by("-events_at", "pk")
+
+
+def foreseen_since(*, user_ids: Sequence[Any], adapter: str, since: datetime) -> set[str]:
+    """Those of the learners for whom the adapter foresaw after a time."""
+    foreseen = Foresight.objects.filter(user__in=user_ids, adapter=adapter, made_at__gte=since)
+    return {str(user) for user in foreseen.values_list("user", flat=True)}
+
+
+def foresight_wanted(*, user_id: UUID, best: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The learner's profile, and what the best of their newest ranking are about, by item; no item where there is none.
+
+    The order is that of the weights without what was foreseen before, for else it would foresee the same for ever.
+    """
+    reader = Reader.objects.select_related("user").filter(user=user_id).first()
+    if reader is None:  # erased meanwhile
+        return {}, {}
+    ranking = ranking_get(user=reader.user, number=reader.number)
+    weights = {**weights_get(), "foresight": 0.0}
+    entries = entries_of(ranking) if ranking else []
+    first = sorted(entries, key=lambda entry: -entry.score(weights))[:best]
+    items = Item.objects.in_bulk([entry.item for entry in first])
+    return _profile(reader.user), {str(key): _about(item) for key, item in items.items()}
+
+
+def _about(item: Item) -> dict[str, Any]:
+    """An item as the format of examples of engagement has it."""
+    seconds = item.duration if item.duration is not None else len(item.text) // READ_PER_S
+    return {"type": item.kind, "subject": item.subject, "duration": seconds, "tags": item.tags}
+
+
+def _profile(user: User) -> dict[str, Any]:
+    return {"interests": user.interests, "level": user.level}
+
+
+def foresights_of(*, user_ids: Sequence[Any], adapter: str) -> dict[UUID, dict[str, float]]:
+    """What the adapter foresaw for learners: 0 to 1, by item."""
+    return dict(Foresight.objects.filter(user__in=user_ids, adapter=adapter).values_list("user", "values"))
 
 
 # --- rankings ---
@@ -154,6 +205,45 @@ def event_hours(*, days: int = 2) -> list[tuple[datetime, str, int]]:
     since = timezone.now() - timedelta(days=days)
     hours = Event.objects.filter(at__gte=since).annotate(hour=TruncHour("at")).values("hour", "type")
     return list(hours.annotate(count=Count("id")).order_by("hour", "type").values_list("hour", "type", "count"))
+
+
+# --- what there is to learn from ---
+
+SOURCE = "feed"  # the name of what is observed here
+LIKED_MOST = 3.0  # the most of `WEIGHT`
+
+
+def engagement_observe(learners: QuerySet[User], since: datetime, until: datetime) -> Iterator[Observation]:
+    """How much learners took to items since their consent: nothing where they hid one or only were shown it."""
+    changed = Event.objects.filter(user=OuterRef("user"), item=OuterRef("item"), at__gte=since, at__lte=until)
+    seen = (
+        Event.objects.filter(Exists(changed), user__in=learners, at__lte=until)
+        .filter(at__gte=F("user__training_consented_at"))
+        .values("user", "item")
+        .annotate(
+            done_at=Min("at"),
+            changed_at=Max("at"),
+            hidden=BoolOr(Q(type=Event.Type.HIDE)),
+            weight=Max(RawSQL(WEIGHT, (), FloatField())),  # noqa: S611 - a constant of ours
+        )
+        .order_by("changed_at")
+    )
+    found = seen.iterator(chunk_size=100)
+    while rows := list(islice(found, 100)):
+        people = User.objects.in_bulk([row["user"] for row in rows])
+        items = Item.objects.in_bulk([row["item"] for row in rows])
+        for row in rows:
+            user, item = people[row["user"]], items[row["item"]]
+            engagement = 0.0 if row["hidden"] else round(row["weight"] / LIKED_MOST, 2)
+            yield Observation(
+                id=uuid5(user.pk, str(item.pk)),
+                learner_id=user.pk,
+                task=Task.ENGAGEMENT,
+                subject=Subject(item.subject),
+                record={"content": _about(item), "user_profile": _profile(user), "expected_engagement": engagement},
+                done_at=row["done_at"],
+                changed_at=row["changed_at"],
+            )
 
 
 # --- what workers learn from ---

@@ -13,24 +13,31 @@ from redis.exceptions import RedisError
 from rest_framework.exceptions import NotFound
 
 from apps.common import redis
+from apps.common.constants import Task
 from apps.content.selectors import item_list
 from apps.feed import selectors
 from apps.feed.cold import entry_of
 from apps.feed.entries import Entry
 from apps.feed.mix import mixed
-from apps.feed.models import SHARE, Event, EventKey, Follow, Ranker, Ranking, Reader
+from apps.feed.models import SHARE, Event, EventKey, Follow, Foresight, Ranker, Ranking, Reader
+from apps.inference.selectors import adapter_live
 from apps.jobs.models import ACTIVE, Job
 from apps.jobs.services import job_create
 from apps.users.models import User
+from lyo import env
 
 Fields = dict[str, Any]
 logger = structlog.get_logger(__name__)
 
-SCORE_KIND, FIT_KIND = "score_feed", "fit_feed"
+SCORE_KIND, FORESEE_KIND, FIT_KIND = "score_feed", "foresee_feed", "fit_feed"
 LIST = 160  # entries of a ranking
 KEPT = 3  # rankings of a learner: the newest, and those whose pages may still be asked for
 LEARNERS = 64  # of one scoring job
-SHARDS = 200  # scoring jobs that are asked for at once
+SHARDS = 16  # scoring jobs at a time: the rest waits where it does not take a tutor's turn
+FORESEERS, FORESEEN_OF = (
+    4,
+    2000,
+)  # jobs that foresee at a time, for they share workers with the tutor; and their learners
 PATIENCE = timedelta(seconds=60)  # before a worker is asked again for the same
 KEY_AGE = timedelta(days=30)
 
@@ -305,10 +312,41 @@ def scores_request() -> list[Job]:
     live = selectors.ranker_live()
     due = selectors.reader_list_due(now=now, ranker=live.digest if live else "", patience=PATIENCE)
     rows = due.select_for_update(skip_locked=True).values_list("user", flat=True)
-    users = list(rows[: LEARNERS * SHARDS])
+    room = SHARDS - Job.objects.filter(kind=SCORE_KIND, state__in=ACTIVE).count()
+    users = list(rows[: LEARNERS * max(room, 0)])
     Reader.objects.filter(user__in=users).update(requested_at=now)
     shards = [users[start : start + LEARNERS] for start in range(0, len(users), LEARNERS)]
     return [job_create(kind=SCORE_KIND, request={"users": [str(user) for user in shard]}) for shard in shards]
+
+
+# --- foresight ---
+
+
+@transaction.atomic
+def foresights_request() -> list[Job]:
+    """Have the live adapter for engagement say what active learners will take to, those who were here last first.
+
+    All jobs end in `LYO_FORESIGHT_S` from now. None are made where there is no such adapter, or where some are left.
+    """
+    adapter = adapter_live(task=Task.ENGAGEMENT)
+    if adapter is None or not env.FORESIGHT_S:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('foresight', 0))")
+    if Job.objects.filter(kind=FORESEE_KIND, state__in=ACTIVE).exists():
+        return []
+    now = timezone.now()
+    readers = selectors.reader_list_unforeseen(now=now, adapter=adapter.name)[: FORESEERS * FORESEEN_OF]
+    users = [str(user) for user in readers.values_list("user", flat=True)]
+    request = {"adapter": adapter.name, "until": (now + timedelta(seconds=env.FORESIGHT_S)).isoformat()}
+    shares = [users[start::FORESEERS] for start in range(min(FORESEERS, len(users)))]
+    return [job_create(kind=FORESEE_KIND, request={**request, "users": share}) for share in shares]
+
+
+def foresight_store(*, user_id: UUID, adapter: str, values: dict[str, float]) -> None:
+    """Keep what was foreseen for a learner, in place of what was; the scores to come know it."""
+    kept = {"adapter": adapter, "values": values, "made_at": timezone.now()}
+    Foresight.objects.update_or_create(user_id=user_id, defaults=kept)
 
 
 # --- trends ---

@@ -26,6 +26,13 @@ def learn() -> None:
     services.ranker_request()
 
 
+@shared_task(name="feed.foresee")
+def foresee() -> None:
+    """Each night: have the language model say what active learners will take to."""
+    if jobs := services.foresights_request():
+        logger.info("what learners will take to is to be foreseen", jobs=len(jobs))
+
+
 @shared_task(name="feed.tidy")
 def tidy() -> None:
     """Make the next months' tables, and forget what no client repeats."""

@@ -30,6 +30,7 @@ ROUTES = {
     "enrich": Route("workers.enrich", "score"),
     "evaluate": Route("workers.evaluate", "evaluate"),
     "fit_feed": Route("workers.fit_feed", "train"),
+    "foresee_feed": Route("workers.foresee_feed", "evaluate"),
     "import_adapter": Route("workers.import_adapter", "evaluate"),
     "score_feed": Route("workers.score_feed", "score"),
     "train": Route("workers.train", "train"),

@@ -15,10 +15,12 @@ from django.db import connection
 from django.utils import timezone
 from scipy.sparse import csr_matrix
 
+from apps.common.constants import Task
 from apps.feed import selectors, services
 from apps.feed.entries import Entry
 from apps.feed.models import Ranking
 from apps.feed.selectors import Act
+from apps.inference.selectors import adapter_live
 from workers.scoring.feed.catalogue import LEVELS, TEACHES, Batch, Catalogue, Learner
 from workers.scoring.feed.evaluation import compared
 from workers.scoring.feed.interactions import Interactions
@@ -66,6 +68,8 @@ def score(user_ids: list[str]) -> int:
     for act in selectors.act_list(user_ids=[reader.pk for reader in readers]):
         acts[act.user].append(act)
     follows = selectors.follows_of(user_ids=user_ids)
+    live = adapter_live(task=Task.ENGAGEMENT)
+    foresights = selectors.foresights_of(user_ids=user_ids, adapter=live.name) if live else {}
     places = now.catalogue.places
     learners = [
         Learner(
@@ -76,6 +80,7 @@ def score(user_ids: list[str]) -> int:
             completed=[places[act.item] for act in acts[reader.pk] if act.completed and act.item in places],
             ended=[places[act.item] for act in acts[reader.pk] if act.ended and act.item in places],
             tired=[places[act.item] for act in acts[reader.pk] if act.tired and act.item in places],
+            foresight={places[k]: value for k, value in foresights.get(reader.pk, {}).items() if k in places},
         )
         for reader in readers
     ]

@@ -21,6 +21,7 @@ NAMES = (
     "quality",
     "freshness",
     "trend",
+    "foresight",
     "same_subject",
     "same_author",
 )

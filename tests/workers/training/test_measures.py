@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from workers.protocols import Refused
+from workers.scoring.number import number_expected
 from workers.training.arithmetic import calculates, concludes, numbers, states
-from workers.training.evaluation import number_expected
 from workers.training.measures import MEASURES, Item, Reply, auc, calibration_error, compare, grade, is_path, suits
 
 QUESTION = {"role": "user", "content": "Tom has 3 apples and buys 4. How many has he?"}

@@ -1,8 +1,8 @@
 """The items of the feed and the learners it is for, as rows of arrays."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -73,7 +73,8 @@ class Catalogue:
 
 @dataclass(frozen=True)
 class Learner:
-    """ended: places of items not to be shown again. tired: of those that were shown often and not taken to."""
+    """ended: places of items not to be shown again. tired: of those that were shown often and not taken to.
+    foresight: 0 to 1 for some items, by their places: how much the language model expects them to take to it."""
 
     interests: frozenset[str] = frozenset()
     level: str = "beginner"
@@ -82,6 +83,7 @@ class Learner:
     completed: Sequence[int] = ()
     ended: Sequence[int] = ()
     tired: Sequence[int] = ()
+    foresight: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

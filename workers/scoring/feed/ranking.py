@@ -63,7 +63,19 @@ def known_parts(model: FeedModel, catalogue: Catalogue, batch: Batch, found: Pro
         "quality": catalogue.quality[found.items],
         "freshness": catalogue.freshness(batch.now)[found.items],
         "trend": catalogue.trend[found.items],
+        "foresight": foreseen(batch, found),
     }
+
+
+def foreseen(batch: Batch, found: Proposals) -> np.ndarray:
+    """[pairs]: what the language model expects; 0 for what it was not asked about, which so comes after the rest."""
+    values = np.zeros(len(found.items))
+    ends = np.searchsorted(found.rows, np.arange(len(batch) + 1))
+    for row, learner in enumerate(batch.learners):
+        if learner.foresight:
+            own = slice(ends[row], ends[row + 1])
+            values[own] = [learner.foresight.get(int(item), 0.0) for item in found.items[own]]
+    return values
 
 
 def _varied(own: np.ndarray, found: Proposals, catalogue: Catalogue) -> np.ndarray:
