@@ -194,9 +194,13 @@ def ranking_state(*, reader: Reader, ranking: Ranking) -> str:
 # --- events ---
 
 
-def ended_since(*, user: User, since: datetime) -> set[str]:
-    """Ids of the items that the learner completed or hid after `since`, or in a transaction that ended after it."""
-    events = Event.objects.filter(user=user, at__gte=since - timedelta(seconds=10), type__in=ENDS)
+def ended_since(*, reader: Reader, ranking: Ranking) -> set[str]:
+    """Ids of the items that the learner completed or hid since the ranking; no query where they did nothing since."""
+    sure = ranking.until - timedelta(seconds=10)  # a transaction may have ended after it
+    knows_all = ranking.origin == Ranking.Origin.SCORED and reader.events_at == ranking.until
+    if reader.events_at is None or knows_all or reader.events_at < sure:
+        return set()
+    events = Event.objects.filter(user=reader.user_id, at__gte=sure, type__in=ENDS)
     return {str(item) for item in events.values_list("item", flat=True)}
 
 

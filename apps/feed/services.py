@@ -249,7 +249,7 @@ def feed_page(
     entries = selectors.entries_of(ranking)
     if filters:
         entries = _filtered(entries, user if profiled else None, filters)
-    ended = selectors.ended_since(user=user, since=ranking.until) if reader else set()
+    ended = selectors.ended_since(reader=reader, ranking=ranking) if reader else set()
     order = islice(enumerate(mixed(entries, selectors.weights_get(), wanted)), start, None)
     page: list[tuple[Entry, Fields]] = []
     following: int | None = start

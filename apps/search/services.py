@@ -2,6 +2,7 @@ import asyncio
 import base64
 import json
 import struct
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -60,10 +61,11 @@ def search(*, user: User, text: str, filters: dict[str, str]) -> Found:
     """All that is found, best first."""
     text = " ".join(text.split())
     mended = words.vocabulary().corrected(text)
-    understanding = query_understand(user=user, text=mended.lower())
+    asked = query_ask(user=user, text=mended.lower())
     table = _table(filters)
     stems = words.idf(retrieval.stems_of(mended))
-    rankings = [retrieval.by_words(stems, table)]
+    rankings = [retrieval.by_words(stems, table)]  # while a worker reads the query
+    understanding = query_understood(asked)
     if understanding is not None:
         rankings.append(retrieval.by_meaning(understanding.vector, table, least=LIKE))
     scores = retrieval.fused(*rankings)
@@ -107,25 +109,44 @@ def query_log(*, user: User, found: Found) -> None:
 # --- understanding ---
 
 
-def query_understand(*, user: User, text: str) -> Understanding | None:
-    """What a worker makes of the query, from the cache if it was asked before; None where none answers in time."""
+@dataclass(frozen=True)
+class Asked:
+    """A query that a worker is to understand, or of which is known how it was understood."""
+
+    key: str
+    known: dict[str, Any] | None
+    job: Job | None
+    waits_until: float
+
+
+def query_ask(*, user: User, text: str) -> Asked:
+    """Have a worker understand the query, unless it did before."""
     key = f"lyo:query:{sha256(text.encode()).hexdigest()}"
-    kept = _cached(key)
-    if kept is None:
+    job = None
+    if (known := _cached(key)) is None:
         job = job_create(kind=JOB_KIND, user=user, request={"text": text}, keep=False, deadline=DEADLINE)
-        ended = async_to_sync(_ended)(job)
+    return Asked(key, known, job, time.monotonic() + PATIENCE_S)
+
+
+def query_understood(asked: Asked) -> Understanding | None:
+    """What a worker made of the query; None where none answers in time."""
+    kept = asked.known
+    if asked.job is not None:
+        ended = async_to_sync(_ended)(asked.job, asked.waits_until - time.monotonic())
         if ended is None or ended.state != State.SUCCEEDED or not ended.result:
             return None
         kept = ended.result
-        _cache(key, kept)
+        _cache(asked.key, kept)
+    if kept is None:
+        return None
     packed = base64.b64decode(kept["vector"])
     vector = list(struct.unpack(f"<{len(packed) // 4}f", packed))
     return Understanding(vector, kept["intent"], kept["subject"], kept["level"])
 
 
-async def _ended(job: Job) -> Job | None:
+async def _ended(job: Job, seconds: float) -> Job | None:
     try:
-        return await asyncio.wait_for(streams.wait(job), PATIENCE_S)
+        return await asyncio.wait_for(streams.wait(job), max(seconds, 0.01))
     except TimeoutError:
         return None
 
@@ -155,7 +176,7 @@ def suggest(*, user: User, text: str) -> list[str]:
     """What begins so, and, where that is little, what means the like."""
     text = " ".join(text.split())
     found = selectors.suggestions(text=text)
-    if len(found) < FEW and (understanding := query_understand(user=user, text=text.lower())) is not None:
+    if len(found) < FEW and (understanding := query_understood(query_ask(user=user, text=text.lower()))) is not None:
         ids = retrieval.by_meaning(understanding.vector, retrieval.Table(), depth=selectors.SUGGESTIONS, least=MEANT)
         titles = dict(Item.objects.filter(id__in=ids).values_list("id", "title"))
         found = list(dict.fromkeys([*found, *(titles[one] for one in ids if one in titles)]))

@@ -32,6 +32,7 @@ CATALOGUE_S = 30.0  # how old it may be
 logger = structlog.get_logger(__name__)
 AT_ONCE = 32  # learners, between two looks at whether the job was stopped
 ALLOWANCE = 0.005  # of NDCG@10, that a new ranker may have less than the live one
+JUDGED_BY = 5000  # learners: then two standard errors of the difference are less than that
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def fit_feed(job: JobRun) -> dict[str, Any]:
     rivals = {"new": early, "added_up": FeedModel(early.sources, None)}
     if live.ranker is not None and ranker is not None and live.ranker.num_feature() == ranker.num_feature():
         rivals["live"] = FeedModel(early.sources, live.ranker)
-    figures = compared(rivals, before, after)
+    figures = compared(rivals, before, some_of(after))
     data = FeedModel(fit_sources(past, catalogue), ranker, tuple(catalogue.ids)).dump()
     rival = "live" if "live" in figures else "added_up"
     goes_live = figures["new"]["ndcg"] >= figures[rival]["ndcg"] - ALLOWANCE
@@ -214,6 +215,14 @@ def fit_feed(job: JobRun) -> dict[str, Any]:
         data=data, digest=digest, figures=figures, events=len(past), verdict=verdict, goes_live=goes_live
     )
     return {"digest": digest, "figures": figures, "live": goes_live}
+
+
+def some_of(after: Interactions) -> Interactions:
+    """What some learners did, drawn from all of them, the same each time."""
+    learners = np.unique(after.users)
+    if len(learners) <= JUDGED_BY:
+        return after
+    return after.keep(np.isin(after.users, np.random.default_rng(1).choice(learners, JUDGED_BY, replace=False)))
 
 
 def everything(catalogue: Catalogue) -> Interactions:

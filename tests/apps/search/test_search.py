@@ -17,7 +17,7 @@ from apps.content.services import item_archive, item_create, topic_save
 from apps.jobs.models import Job, State
 from apps.search import words
 from apps.search.models import Query, Word
-from apps.search.services import queries_forget, words_count, words_refresh
+from apps.search.services import Asked, queries_forget, words_count, words_refresh
 from apps.users.services import user_erase
 from tests.apps.content.conftest import client_of
 from workers.models.embedder import Embedder
@@ -289,7 +289,7 @@ def test_words_are_counted_again_only_when_something_has_changed(ann: APIClient,
 def test_a_page_costs_few_queries(
     ann: APIClient, items: dict[str, Item], django_assert_num_queries: DjangoAssertNumQueries, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("apps.search.services.query_understand", lambda **given: None)
+    monkeypatch.setattr("apps.search.services.query_ask", lambda **given: Asked("", None, None, 0.0))
     search(ann, "cell")
     with django_assert_num_queries(10):  # two of them are the savepoint of a test's transaction
         search(ann, "cell fractions")

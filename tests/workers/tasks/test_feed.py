@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from django.utils import timezone
 from rest_framework.test import APIClient
@@ -14,6 +15,7 @@ from apps.feed.services import ranker_request, ranking_store, scores_request
 from apps.jobs.models import Job, State
 from apps.users.models import User
 from tests.apps.feed.conftest import enriched, page, send, titles
+from workers.scoring.feed.interactions import Interactions
 from workers.tasks import feed
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -209,3 +211,13 @@ def test_new_items_can_be_shown_before_a_ranker_knows_them(ann: APIClient, catal
     scores_request()
     work()
     assert "brand new" in titles(page(ann, page_size=100))
+
+
+def test_a_ranker_is_judged_by_some_learners_with_all_that_they_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "JUDGED_BY", 10)
+    users = np.repeat(np.arange(40), 3)
+    all_of_them = Interactions.of(users, np.tile([0, 1, 2], 40), np.zeros(120), np.ones(120), (40, 3))
+    some = feed.some_of(all_of_them)
+    assert np.unique(some.users, return_counts=True)[1].tolist() == [3] * 10
+    assert feed.some_of(all_of_them).users.tolist() == some.users.tolist()
+    assert feed.some_of(some) is some
