@@ -9,6 +9,8 @@ FROM ${BASE}
 ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models LYO_RUNS_DIR=/runs HF_HOME=/models/hub GOMP_SPINCOUNT=5000
 WORKDIR /app
 RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models /runs
+# The OpenMP runtime of lightgbm and implicit: not every build of torch brings it under the name that they look for.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 ARG PIP_EXTRA_INDEX_URL
 COPY requirements/base.txt requirements/worker.txt requirements/
 RUN pip install --no-cache-dir -r requirements/worker.txt

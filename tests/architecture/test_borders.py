@@ -42,6 +42,7 @@ def test_every_route_leads_to_a_registered_task() -> None:
     import workers.tasks.enrich
     import workers.tasks.evaluate
     import workers.tasks.feed
+    import workers.tasks.foresee
     import workers.tasks.generate
     import workers.tasks.imports
     import workers.tasks.train
