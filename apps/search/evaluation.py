@@ -19,7 +19,7 @@ from apps.search import retrieval, words
 NDCG_AT, RECALL_AT = 10, 100
 Judged = dict[str, dict[str, int]]
 Vector = Sequence[float]
-TABLE = retrieval.Table("eval_doc", "place", "words", "embedding", "true")
+TABLE = retrieval.Table("eval_doc", "eval_doc", "place", "words", "embedding", "true")
 
 
 class BadFile(ValueError):

@@ -20,9 +20,11 @@ TELLING = 0.1  # of the rarest stem's weight: stems that tell less are ranked by
 
 @dataclass(frozen=True)
 class Table:
-    """Where to look. words: a tsvector. embedding: a vector. condition: SQL, with its parameters."""
+    """Where to look. texts, vectors: what SQL has after FROM; new items have words before they have an embedding.
+    words: a tsvector. embedding: a vector. condition: SQL, with its parameters."""
 
-    name: str = "content_item JOIN content_enrichment ON content_enrichment.item_id = content_item.id"
+    texts: str = "content_item LEFT JOIN content_enrichment ON content_enrichment.item_id = content_item.id"
+    vectors: str = "content_item JOIN content_enrichment ON content_enrichment.item_id = content_item.id"
     key: str = "content_item.id"
     words: str = "content_item.words"
     embedding: str = "content_enrichment.embedding"
@@ -49,18 +51,21 @@ def by_words(weights: dict[str, float], table: Table, depth: int = DEPTH) -> lis
     wanted = [stem for stem in rarest if weights[stem] >= TELLING * weights[rarest[0]]]
     score = " + ".join(f"%s * ts_rank('{{0.1, 0.2, 0.4, 1.0}}', {table.words}, %s::tsquery, {LENGTH})" for _ in rarest)
     query = f"""
-        SELECT {table.key} FROM {table.name} WHERE {table.words} @@ %s::tsquery AND {table.condition}
+        SELECT {table.key} FROM {table.texts} WHERE {table.words} @@ %s::tsquery AND {table.condition}
         ORDER BY {score} DESC, {table.key} LIMIT %s
     """  # noqa: S608 - names of ours
     scored = [value for stem in rarest for value in (weights[stem], literal(stem))]
-    return _keys(query, [" | ".join(map(literal, wanted)), *table.parameters, *scored, depth])
+    with transaction.atomic():
+        with connection.cursor() as cursor:  # the planner does not know what it costs to read all of the words
+            cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL jit = off")
+        return _keys(query, [" | ".join(map(literal, wanted)), *table.parameters, *scored, depth])
 
 
 def by_meaning(vector: Sequence[float], table: Table, depth: int = DEPTH, least: float = -1.0) -> list[Any]:
     """Keys of the items whose embeddings are most alike, the likest first; none that is less alike than `least`."""
     query = f"""
         SELECT key FROM (
-            SELECT {table.key} AS key, {table.embedding} <#> %s::vector AS away FROM {table.name}
+            SELECT {table.key} AS key, {table.embedding} <#> %s::vector AS away FROM {table.vectors}
             WHERE {table.condition} ORDER BY away LIMIT %s
         ) AS nearest WHERE away <= %s ORDER BY away
     """  # noqa: S608 - names of ours

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from threading import Lock
 
+from django.core.cache import caches
 from rapidfuzz import process
 from rapidfuzz.distance import DamerauLevenshtein
 
@@ -14,6 +15,7 @@ from apps.search.models import Word
 
 WORD = re.compile(r"[^\W\d_]{4,}")  # shorter ones are too like others
 REFRESH_S = 30.0
+COUNTED_S = 10  # how old the number of items may be
 EDITS = {4: 1, 6: 2, 10: 3}  # that a word of so many letters may have
 FAMILIAR = ("ph", "f"), ("ck", "k"), ("qu", "kw"), ("x", "ks"), ("th", "t"), ("y", "i"), ("c", "k"), ("z", "s")
 
@@ -75,7 +77,9 @@ def forget() -> None:
 def idf(stems: list[str]) -> dict[str, float]:
     """How much each stem tells; those that are nowhere are left out."""
     found = Word.objects.filter(form=Word.Form.STEM, word__in=stems).values_list("word", "documents")
-    total = Item.objects.filter(status=Status.PUBLISHED).count()
+    total = caches["process"].get_or_set(
+        "search.published", Item.objects.filter(status=Status.PUBLISHED).count, COUNTED_S
+    )
     return {word: inverse_frequency(documents, total) for word, documents in found}
 
 
