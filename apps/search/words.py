@@ -77,9 +77,8 @@ def forget() -> None:
 def idf(stems: list[str]) -> dict[str, float]:
     """How much each stem tells; those that are nowhere are left out."""
     found = Word.objects.filter(form=Word.Form.STEM, word__in=stems).values_list("word", "documents")
-    total = caches["process"].get_or_set(
-        "search.published", Item.objects.filter(status=Status.PUBLISHED).count, COUNTED_S
-    )
+    published = Item.objects.filter(status=Status.PUBLISHED)
+    total = caches["process"].get_or_set("search.published", published.count, COUNTED_S) or 0
     return {word: inverse_frequency(documents, total) for word, documents in found}
 
 

@@ -48,10 +48,9 @@ def ann(db: None) -> APIClient:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no worker, nobody waits for one."""
-    if "worker" not in request.fixturenames:
-        monkeypatch.setattr("apps.search.services.PATIENCE_S", 0.0)
+    monkeypatch.setattr("apps.search.services.PATIENCE_S", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +186,9 @@ def test_an_empty_or_broken_query_is_named(ann: APIClient, q: str) -> None:
 
 
 @pytest.fixture
-def worker() -> Iterator[None]:
+def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Does what a worker does, on a thread of its own."""
+    monkeypatch.setattr("apps.search.services.PATIENCE_S", 5.0)
     ends = Event()
 
     def work() -> None:
