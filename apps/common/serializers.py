@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from rest_framework import serializers
@@ -17,6 +18,16 @@ class RefusalSerializer(serializers.Serializer[Any]):
 
     type = serializers.ChoiceField(choices=["validation_error", "client_error", "server_error"])
     errors = ReasonSerializer(many=True)  # type: ignore[assignment] # a field, which the metaclass takes away
+
+
+class FiniteField(serializers.FloatField):
+    """A number, also one in a text; without those that are none, such as "nan"."""
+
+    def to_internal_value(self, data: Any) -> float:
+        value = super().to_internal_value(data)
+        if not isfinite(value):
+            self.fail("invalid")
+        return value
 
 
 class StrictSerializer(serializers.Serializer[Any]):

@@ -3,6 +3,7 @@
 from uuid import uuid4
 
 from django.conf import settings
+from django.contrib.postgres.indexes import BrinIndex
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -44,6 +45,7 @@ class Event(models.Model):
         indexes = [
             models.Index(fields=["user", "-at"], name="event_of_user"),
             models.Index(fields=["item", "-at"], name="event_of_item"),
+            BrinIndex(fields=["at"], name="event_time", autosummarize=True),  # rows come in the order of time
         ]
 
     def __str__(self) -> str:

@@ -4,7 +4,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
 from apps.common.constants import Level, Subject
-from apps.common.serializers import StrictSerializer
+from apps.common.serializers import FiniteField, StrictSerializer
 from apps.content.models import DAY_S, Item
 from apps.feed.entries import PARTS
 from apps.feed.models import Event
@@ -19,7 +19,7 @@ class EventSerializer(StrictSerializer):
     position = serializers.IntegerField(
         required=False, min_value=0, max_value=10_000, help_text="Where it was shown; 0 is the first."
     )
-    seconds = serializers.FloatField(
+    seconds = FiniteField(
         required=False, min_value=0, max_value=DAY_S, help_text="How long the learner stayed; of a dwell."
     )
     client_id = serializers.CharField(
@@ -57,7 +57,7 @@ class FeedQuerySerializer(serializers.Serializer[Any]):
     profile = serializers.ChoiceField(
         choices=["on", "off"], default="on", help_text="off: the same for everyone, without any personal data."
     )
-    educational_share = serializers.FloatField(
+    educational_share = FiniteField(
         required=False, min_value=0, max_value=1, help_text="Of what is shown; without it the one of your preferences."
     )
     subject = serializers.ChoiceField(choices=Subject.choices, required=False)
@@ -129,7 +129,7 @@ class WhySerializer(serializers.Serializer[Any]):
 
 
 class PreferencesSerializer(StrictSerializer):
-    educational_share = serializers.FloatField(min_value=0, max_value=1)
+    educational_share = FiniteField(min_value=0, max_value=1)
 
 
 class FollowSerializer(StrictSerializer):

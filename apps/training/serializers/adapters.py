@@ -4,7 +4,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from apps.common.constants import Subject, Task
-from apps.common.serializers import StrictSerializer
+from apps.common.serializers import FiniteField, StrictSerializer
 from apps.inference.models import Adapter, Route, RouteChange
 from apps.inference.selectors import AdapterState, canary_test
 from apps.training.selectors.adapters import adapter_metrics
@@ -86,7 +86,7 @@ class JobAcceptedSerializer(serializers.Serializer[Any]):
 class AdapterPromoteSerializer(StrictSerializer):
     task = serializers.ChoiceField(choices=Task.choices)
     subject = serializers.ChoiceField(**ANY_SUBJECT, help_text="Empty: all that have no route of their own.")
-    canary_share = serializers.FloatField(
+    canary_share = FiniteField(
         allow_null=True, default=None, max_value=1, help_text="Above 0: as the canary of so many users; null: live."
     )
     override_reason = serializers.CharField(

@@ -7,7 +7,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import NotFound
 
 from apps.common.constants import Subject, Task
-from apps.common.serializers import StrictSerializer
+from apps.common.serializers import FiniteField, StrictSerializer
 from apps.training.formats import Format, Method
 from apps.training.models import DataSetVersion, Example, File, Review, Split, State
 from apps.training.selectors.data import PURPOSE, file_get
@@ -119,7 +119,7 @@ class DataSetVersionCreateSerializer(StrictSerializer):
     subject = serializers.ChoiceField(choices=Subject.choices, default="", allow_blank=True, help_text="Empty: all.")
     files = FilesField(default=list, help_text="Only the examples of these.")
     validation_files = FilesField(default=list, help_text="Whose problems make the validation part.")
-    validation_share = serializers.FloatField(min_value=0, max_value=0.9, default=0.1)
+    validation_share = FiniteField(min_value=0, max_value=0.9, default=0.1)
 
 
 class DataSetVersionSerializer(serializers.ModelSerializer[DataSetVersion]):

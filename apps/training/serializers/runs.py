@@ -5,7 +5,7 @@ from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 
 from apps.common.constants import Subject, Task
-from apps.common.serializers import StrictSerializer
+from apps.common.serializers import FiniteField, StrictSerializer
 from apps.training.models import RunEvent, RunState
 from apps.training.selectors.runs import LEARNING_RATE, METHODS
 from apps.training.serializers.data import FileField
@@ -53,8 +53,8 @@ class MethodSerializer(StrictSerializer):
 
 class LoraSerializer(StrictSerializer):
     r = serializers.IntegerField(min_value=1, max_value=env.MAX_LORA_RANK, required=False)
-    alpha = serializers.FloatField(min_value=0.001, max_value=4096, required=False)
-    dropout = serializers.FloatField(min_value=0, max_value=0.9, required=False)
+    alpha = FiniteField(min_value=0.001, max_value=4096, required=False)
+    dropout = FiniteField(min_value=0, max_value=0.9, required=False)
     targets = serializers.ListField(
         child=serializers.CharField(max_length=100),
         min_length=1,
@@ -66,7 +66,7 @@ class LoraSerializer(StrictSerializer):
 
 class MixedFileSerializer(StrictSerializer):
     file = FileField()
-    weight = serializers.FloatField(min_value=0.001, max_value=1000, default=1.0)
+    weight = FiniteField(min_value=0.001, max_value=1000, default=1.0)
 
 
 class RunCreateSerializer(StrictSerializer):
@@ -92,9 +92,9 @@ class RunCreateSerializer(StrictSerializer):
     validate_every = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
     patience = serializers.IntegerField(min_value=0, max_value=1000, required=False)
     accumulation = serializers.IntegerField(min_value=1, max_value=4096, required=False)
-    warmup = serializers.FloatField(min_value=0, max_value=1, required=False)
-    max_grad_norm = serializers.FloatField(min_value=1e-6, max_value=1e6, required=False)
-    weight_decay = serializers.FloatField(min_value=0, max_value=1, required=False)
+    warmup = FiniteField(min_value=0, max_value=1, required=False)
+    max_grad_norm = FiniteField(min_value=1e-6, max_value=1e6, required=False)
+    weight_decay = FiniteField(min_value=0, max_value=1, required=False)
     max_length = serializers.IntegerField(min_value=8, max_value=1_000_000, required=False)
     dtype = serializers.ChoiceField(choices=["bf16", "float32"], required=False)
     gradient_checkpointing = serializers.BooleanField(required=False)

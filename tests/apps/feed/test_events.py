@@ -56,6 +56,7 @@ def test_impressions_alone_ask_for_no_scores(ann: APIClient, item: Item) -> None
         ({"type": "nonsense"}, "events.1.type", '"nonsense" is not a valid choice.'),
         ({"type": "dwell"}, "events.1.seconds", "A dwell has seconds."),
         ({"type": "dwell", "seconds": -1}, "events.1.seconds", "Ensure this value is greater than or equal to 0."),
+        ({"type": "dwell", "seconds": "nan"}, "events.1.seconds", "A valid number is required."),
         ({"type": "click", "colour": 1}, "events.1.colour", "Unknown field."),
         ({"type": "click", "item": "x"}, "events.1.item", "Must be a valid UUID."),
         ({"type": "click", "item": str(uuid4())}, "events.1.item", None),

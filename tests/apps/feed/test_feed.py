@@ -61,7 +61,9 @@ def test_the_learner_sets_the_mix_for_once_or_for_good(ann: APIClient, catalogue
     assert ann.patch(f"{FEED}/preferences", {"educational_share": 0.5}).json() == {"educational_share": 0.5}
     assert ann.get(f"{FEED}/preferences").json() == {"educational_share": 0.5}
     assert sum(title.startswith("fun") for title in titles(page(ann))) == 10
-    assert ann.patch(f"{FEED}/preferences", {"educational_share": 2}).status_code == 400
+    for bad in (2, "nan"):
+        assert ann.patch(f"{FEED}/preferences", {"educational_share": bad}).status_code == 400
+        assert ann.get(FEED, {"educational_share": bad}).status_code == 400
 
 
 def test_without_a_profile_all_get_the_same(ann: APIClient, catalogue: list[Item]) -> None:

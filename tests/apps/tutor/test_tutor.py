@@ -154,6 +154,7 @@ def test_a_cancelled_answer_keeps_its_text_and_frees_the_conversation(ann: APICl
         ({"content": "a\x00b"}, None),
         ({"content": "hi", "max_tokens": 0}, "max_tokens"),
         ({"content": "hi", "temperature": -1}, "temperature"),
+        ({"content": "hi", "temperature": "nan"}, "temperature"),
         ({"content": "hi", "seed": "x"}, "seed"),
         ({"content": "hi", "colour": "red"}, "colour"),
     ],
