@@ -19,6 +19,18 @@ class Task(TextChoices):
     TUTORING = "tutoring", "Tutoring"
     ENGAGEMENT = "engagement", "Engagement"
     LEARNING_PATH = "learning_path", "Learning paths"
+    QUERY = "query", "Query understanding"
+
+
+class Intent(TextChoices):
+    """What a learner wants who searches."""
+
+    EXPLAIN = "explain", "Have it explained"
+    PRACTISE = "practise", "Practise"
+    FIND_COURSE = "find_course", "Find a course"
+    COMPARE = "compare", "Compare"
+    DEFINE = "define", "Have it defined"
+    OFF_TOPIC = "off_topic", "Something else than to learn"
 
 
 class Level(TextChoices):

@@ -12,7 +12,7 @@ from apps.search.models import Query
 class QueryAdmin(ModelAdmin):
     """What is searched for: above the list what most learners asked, and what they did not find."""
 
-    list_display = ("text", "results", "intent", "at")
+    list_display = ("text", "results", "intent", "subject", "level", "at")
     search_fields = ("text",)
     show_full_result_count = False
     list_before_template = "admin/queries.html"

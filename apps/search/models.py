@@ -4,6 +4,8 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from apps.common.constants import Level, Subject
+
 
 class Word(models.Model):
     """A word of published content. Rows are made anew, all at once, from what Postgres has indexed."""
@@ -29,7 +31,9 @@ class Query(models.Model):
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
     text = models.CharField(max_length=400, help_text="In lower case, without needless spaces.")
     results = models.PositiveIntegerField()
-    intent = models.CharField(max_length=40, blank=True)
+    intent = models.CharField(max_length=40, blank=True, help_text="As it was understood, like subject and level.")
+    subject = models.CharField(max_length=20, choices=Subject.choices, blank=True)
+    level = models.CharField(max_length=20, choices=Level.choices, blank=True)
     at = models.DateTimeField(default=timezone.now)
 
     class Meta:

@@ -1,14 +1,17 @@
 import html
 from collections import Counter
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from django.contrib.postgres.search import SearchHeadline, SearchQuery
-from django.db.models import Count, Max, Q, QuerySet
+from django.db.models import Count, F, Max, Q, QuerySet
 from django.db.models.functions import Left
 from django.utils import timezone
 
+from apps.common.constants import Subject, Task
+from apps.common.examples import Observation
 from apps.content.models import Course, Item, Status, Topic
 from apps.content.selectors import item_list
 from apps.search import words
@@ -16,6 +19,7 @@ from apps.search.models import Query
 from apps.search.retrieval import literal
 from apps.users.models import User
 
+SOURCE = "queries"  # of examples
 KEPT = timedelta(days=90)  # queries
 LEARNERS = 3  # who asked the same, before it is suggested to others
 SUGGESTIONS = 8
@@ -127,3 +131,18 @@ def query_list_old() -> QuerySet[Query]:
 
 def query_export(user: User) -> list[Any]:
     return list(Query.objects.filter(user=user).order_by("at").values("text", "results", "intent", "at"))
+
+
+def query_observe(learners: QuerySet[User], since: datetime, until: datetime) -> Iterator[Observation]:
+    """What learners searched for since their consent, as it was understood: staff who review it say what was meant."""
+    asked = Query.objects.filter(user__in=learners, at__gte=since, at__lte=until).exclude(intent="")
+    for query in asked.filter(at__gte=F("user__training_consented_at")).order_by("at").iterator():
+        yield Observation(
+            id=uuid5(NAMESPACE_OID, f"query {query.pk}"),
+            learner_id=query.user_id,
+            task=Task.QUERY,
+            subject=Subject(query.subject or Subject.GENERAL),
+            record={"query": query.text, "intent": query.intent, "subject": query.subject, "level": query.level},
+            done_at=query.at,
+            changed_at=query.at,
+        )

@@ -31,6 +31,7 @@ class UnderstoodSerializer(serializers.Serializer[Any]):
     )
     subject = serializers.CharField(allow_null=True, help_text="null: none, or not known.")
     level = serializers.CharField(allow_null=True, help_text="null: none, or not known.")
+    adapter = serializers.CharField(allow_null=True, help_text="Of Gemma, where it understood; null: the head did.")
     degraded = serializers.BooleanField(help_text="No worker answered in time: only words were looked for.")
 
 

@@ -43,6 +43,7 @@ class Understanding:
     intent: str
     subject: str
     level: str
+    adapter: str | None
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ def _table(filters: dict[str, str]) -> retrieval.Table:
 
 @transaction.atomic
 def query_log(*, user: User, found: Found) -> None:
-    intent = found.understanding.intent if found.understanding else ""
-    text = found.text.lower()[:LOGGED]
-    Query.objects.create(user=user, text=text, results=len(found.order), intent=intent)
+    known = found.understanding
+    understood = {"intent": known.intent, "subject": known.subject, "level": known.level} if known else {}
+    Query.objects.create(user=user, text=found.text.lower()[:LOGGED], results=len(found.order), **understood)
 
 
 # --- understanding ---
@@ -141,7 +142,7 @@ def query_understood(asked: Asked) -> Understanding | None:
         return None
     packed = base64.b64decode(kept["vector"])
     vector = list(struct.unpack(f"<{len(packed) // 4}f", packed))
-    return Understanding(vector, kept["intent"], kept["subject"], kept["level"])
+    return Understanding(vector, kept["intent"], kept["subject"], kept["level"], kept.get("adapter"))
 
 
 async def _ended(job: Job, seconds: float) -> Job | None:

@@ -36,6 +36,7 @@ class Search(ApiView):
             "intent": understood.intent if understood else None,
             "subject": (understood.subject or None) if understood else None,
             "level": (understood.level or None) if understood else None,
+            "adapter": understood.adapter if understood else None,
             "degraded": understood is None,
         }
         results = [

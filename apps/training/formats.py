@@ -4,6 +4,7 @@ chat           {"messages": [{"role", "content"}, ..., the assistant's]}; "weigh
 instruction    {"instruction", "input", "output"}
 engagement     {"content": {type, subject, duration, tags}, "user_profile": {interests, level}, "expected_engagement"}
 learning_path  {"goal", "current_level", "time_available", "learning_path": [...]}
+query          {"query", "intent", "subject", "level"}; the last two may be empty
 preference     {"messages", "chosen", "rejected"}, or as OpenAI has it {"input", "preferred_output",
                "non_preferred_output"}
 thumb          {"messages": [..., the assistant's], "liked": true | false}
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from django.db.models import TextChoices
 from rest_framework.exceptions import ParseError
 
-from apps.common.constants import Level, Task
+from apps.common.constants import Intent, Level, Subject, Task
 from apps.common.parsers import loads
 
 Record = dict[str, Any]
@@ -33,6 +34,7 @@ class Format(TextChoices):
     INSTRUCTION = "instruction", "Instruction"
     ENGAGEMENT = "engagement", "Engagement"
     LEARNING_PATH = "learning_path", "Learning path"
+    QUERY = "query", "Query"
     PREFERENCE = "preference", "Preference pair"
     THUMB = "thumb", "Thumb up or down"
 
@@ -43,7 +45,11 @@ class Method(TextChoices):
     KTO = "kto", "Thumbs (KTO)"
 
 
-TASKS = {Format.ENGAGEMENT: Task.ENGAGEMENT, Format.LEARNING_PATH: Task.LEARNING_PATH}  # of what is imported
+TASKS = {  # of what is imported
+    Format.ENGAGEMENT: Task.ENGAGEMENT,
+    Format.LEARNING_PATH: Task.LEARNING_PATH,
+    Format.QUERY: Task.QUERY,
+}
 FORMATS = {  # that a method learns from
     Method.SUPERVISED: tuple(Format),
     Method.DPO: (Format.PREFERENCE,),
@@ -106,7 +112,10 @@ def validate(record: Any) -> tuple[Format, Record]:
 
 def validate_item(record: Any) -> tuple[Format, Record, Marks]:
     """The same of an item of an evaluation set."""
-    given = {name: record[name] for name in Marks._fields if name in record} if isinstance(record, dict) else {}
+    given: Record = {}
+    if isinstance(record, dict):
+        own = {"level"} if "query" in record else set()  # a query's level is its own field, not a mark
+        given = {name: record[name] for name in Marks._fields if name in record and name not in own}
     format_, content = validate({name: record[name] for name in record if name not in given} if given else record)
     if given and format_ not in (Format.CHAT, Format.INSTRUCTION):
         raise Invalid(f'"{next(iter(given))}" goes with a conversation or an instruction')
@@ -204,6 +213,16 @@ def _learning_path(record: Record) -> Record:
     }
 
 
+def _query(record: Record) -> Record:
+    _only(record, "", ("query", "intent", "subject", "level"), QUERY)
+    return {
+        "query": _text(record, "", "query", QUERY),
+        "intent": _choice(record, "", "intent", Intent.values, QUERY),
+        "subject": _known(record, "subject", Subject.values, QUERY),
+        "level": _known(record, "level", Level.values, QUERY),
+    }
+
+
 MESSAGE = '{"role": "user" | "assistant" | "system", "content": "..."}'
 CHAT = f'{{"messages": [{MESSAGE}, ...]}}'
 THUMB = f'{{"messages": [{MESSAGE}, ...], "liked": true | false}}'
@@ -219,6 +238,7 @@ ENGAGEMENT = (
     '"user_profile": {"interests": ["...", ...], "level": "..."}, "expected_engagement": 0 to 1}'
 )
 LEARNING_PATH = '{"goal": "...", "current_level": "...", "time_available": minutes, "learning_path": ["...", ...]}'
+QUERY = '{"query": "...", "intent": "...", "subject": "..." | "", "level": "..." | ""}'
 
 # Each format with the fields by which it is told from those below, and what reads it.
 READERS: tuple[tuple[Format, tuple[str, ...], Callable[[Record], Record]], ...] = (
@@ -229,6 +249,7 @@ READERS: tuple[tuple[Format, tuple[str, ...], Callable[[Record], Record]], ...] 
     (Format.INSTRUCTION, ("instruction", "output"), _instruction),
     (Format.ENGAGEMENT, ("user_profile", "expected_engagement"), _engagement),
     (Format.LEARNING_PATH, ("goal", "learning_path"), _learning_path),
+    (Format.QUERY, ("query", "intent"), _query),
 )
 
 
@@ -285,6 +306,11 @@ def _choice(record: Record, where: str, name: str, choices: tuple[str, ...] | li
     if value not in choices:
         raise Invalid(f'{_join(where, name)} is "{value[:50]}", not one of {", ".join(choices)}')
     return value
+
+
+def _known(record: Record, name: str, choices: list[str], expected: str) -> str:
+    """One of the choices, or empty where none is known."""
+    return _choice(record, "", name, choices, expected) if _field(record, "", name, (str,), expected) else ""
 
 
 def _number(record: Record, where: str, name: str, low: int, high: int, expected: str) -> float:
@@ -346,7 +372,7 @@ def evaluation_form(format_: str, record: Record, marks: Marks | None = None) ->
     form = training_form(format_, record, Method.SUPERVISED)
     if form is None:
         return None
-    own: Record = {name: record[name] for name in ("expected_engagement", "learning_path") if name in record}
+    own: Record = {name: record[name] for name in ("expected_engagement", "learning_path", "intent") if name in record}
     return {**form, **own, **(marks.given if marks else {})}
 
 
@@ -369,6 +395,9 @@ def parts_of(format_: str, record: Record) -> Parts:
         case Format.LEARNING_PATH:
             question = learning_path_question(record["goal"], record["current_level"], record["time_available"])
             return Parts(question, question, "\n".join(record["learning_path"]))
+        case Format.QUERY:
+            answer = QUERY_JOINT.join((record["intent"], record["subject"] or ANY, record["level"] or ANY))
+            return Parts(record["query"], query_question(record["query"]), answer)
         case Format.PREFERENCE:
             asked = questions_of(record)
             return Parts(asked[0], asked[-1], f"{record['chosen']}\n\n{record['rejected']}")
@@ -394,6 +423,17 @@ def learning_path_question(goal: str, current_level: str, time_available: float)
     return (
         "Make a learning path, one step on each line.\n"
         f"Goal: {goal}\nPresent level: {current_level}\nTime available: {time_available:g} minutes a day"
+    )
+
+
+ANY, QUERY_JOINT = "any", ", "
+QUERY_CHOICES = ((*Intent.values,), (*Subject.values, ANY), (*Level.values, ANY))  # of an answer's three parts
+
+
+def query_question(query: str) -> str:
+    return (
+        "What does a learner want who searches for this? Answer with an intent, a subject or any, a level or any.\n"
+        f"Search: {query}"
     )
 
 

@@ -63,7 +63,7 @@ class Sketch:
 
 def example_bands(format_: str, record: Record) -> list[int]:
     """Of the last question and its answer; none where a small difference is all that matters."""
-    if format_ == Format.ENGAGEMENT:
+    if format_ in (Format.ENGAGEMENT, Format.QUERY):
         return []
     parts = parts_of(format_, record)
     return Sketch.of(f"{parts.question}\n{parts.answer}").bands(kind=_kind(format_, record))

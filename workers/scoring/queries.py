@@ -19,11 +19,12 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Understood:
-    """subject and level: "" where the query tells none."""
+    """subject and level: "" where the query tells none. adapter: of the model that understood it, None for the head."""
 
     intent: str
     subject: str
     level: str
+    adapter: str | None = None
 
 
 def understood(text: str, vector: np.ndarray, topics: Topics, intents: IntentClassifier) -> Understood:

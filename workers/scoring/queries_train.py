@@ -1,29 +1,40 @@
 """Train the head that tells what a query wants: `python -m workers.scoring.queries_train`.
 
-Prints how well it does on ways to ask, and on things to ask for, that it has not seen.
+Prints how well it does on ways to ask, and on things to ask for, that it has not seen. `--examples FILE` writes the same
+queries as examples of the task `query`, for a first adapter, and `--held FILE` those that it is to be judged by.
 """
 
+import argparse
+import json
+from collections.abc import Iterable
 from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from workers.models.embedder import Embedder
 from workers.scoring.intents import OOS, SHIPPED, IntentClassifier
+from workers.scoring.queries import OFF_TOPIC
 
-THINGS = (
-    "photosynthesis", "cell division", "natural selection", "the immune system", "enzymes",
-    "Newton's laws", "electric current", "kinetic energy", "refraction of light", "free fall",
-    "chemical bonds", "acids and bases", "the periodic table", "balancing equations", "moles",
-    "fractions", "quadratic equations", "derivatives", "probability", "the Pythagorean theorem",
-    "Python loops", "recursion", "lists and tuples", "functions in Python", "sorting algorithms",
-    "spaced repetition", "taking notes", "planning a study week", "reading a textbook", "exam preparation",
-)  # fmt: skip
-PAIRS = (
-    ("mitosis", "meiosis"), ("speed", "velocity"), ("acids", "bases"), ("permutations", "combinations"),
-    ("lists", "tuples"), ("rereading", "recall practice"), ("series circuits", "parallel circuits"),
-    ("ionic bonds", "covalent bonds"), ("mean", "median"), ("for loops", "while loops"), ("DNA", "RNA"),
-    ("mass", "weight"), ("isotopes", "ions"), ("sine", "cosine"), ("functions", "methods"),
-)  # fmt: skip
+THINGS = {
+    "biology": ("photosynthesis", "cell division", "natural selection", "the immune system", "enzymes"),
+    "physics": ("Newton's laws", "electric current", "kinetic energy", "refraction of light", "free fall"),
+    "chemistry": ("chemical bonds", "acids and bases", "the periodic table", "balancing equations", "moles"),
+    "math": ("fractions", "quadratic equations", "derivatives", "probability", "the Pythagorean theorem"),
+    "programming": ("Python loops", "recursion", "lists and tuples", "functions in Python", "sorting algorithms"),
+    "study": (
+        "spaced repetition", "taking notes", "planning a study week", "reading a textbook", "exam preparation",
+    ),
+}  # fmt: skip
+PAIRS = {
+    "biology": (("mitosis", "meiosis"), ("DNA", "RNA")),
+    "physics": (("speed", "velocity"), ("series circuits", "parallel circuits"), ("mass", "weight")),
+    "chemistry": (("acids", "bases"), ("ionic bonds", "covalent bonds"), ("isotopes", "ions")),
+    "math": (("permutations", "combinations"), ("mean", "median"), ("sine", "cosine")),
+    "programming": (("lists", "tuples"), ("for loops", "while loops"), ("functions", "methods")),
+    "study": (("rereading", "recall practice"),),
+}
 WAYS = {
     "explain": (
         "how does {} work", "explain {} to me", "why do we need {}", "help me understand {}", "I do not get {}",
@@ -58,65 +69,130 @@ ELSEWHERE = (
     "stock price of a car maker", "hotel with a pool", "find a plumber", "my order number", "share my location",
     "remind me to call the bank", "how old is that actor", "latest news", "what to wear to a party", "weekend plans",
 )  # fmt: skip
-FREELY = {  # put as nobody's template has it
-    "explain": (
-        "why is the sky blue", "how do birds stay in the air", "why do ships float", "how does a battery make electricity",
-        "what happens when water boils", "why does iron rust", "how do vaccines protect us", "why do we dream",
-        "how do trees get water up to their leaves", "why is the sum of two odd numbers even", "how do fish breathe",
-        "what makes the wind blow", "why do leaves change colour", "how does a computer store a picture",
-        "why can we not divide by zero", "how do muscles grow", "what keeps the moon up", "how does soap clean",
-        "why do we forget what we learnt", "how do bees find flowers", "why does ice float", "how is energy stored in food",
-        "what happens to food in the stomach", "why do things fall", "how do magnets attract", "how do plants grow in the dark",
-    ),
-    "practise": (
-        "I need some sums to solve", "let me try a few tasks", "more of these problems please", "give me something to solve",
-        "homework problems with answers", "a short test before my exam", "coding challenges for today", "flash cards",
-    ),
-    "find_course": (
-        "where do I begin with programming", "I want to become good at maths", "a plan of lessons for a month",
-        "which lessons come first", "full course with units", "learn coding from zero", "a path to advanced physics",
-    ),
-    "define": (
-        "what is an atom", "what is a variable", "what does osmosis mean", "what is a prime number", "meaning of entropy",
-        "what is a catalyst", "what is a vector", "what do you call half a diameter",
-    ),
-    "compare": (
-        "is a whale a fish or a mammal", "which is faster, a list or a set", "what sets plants apart from animals",
-        "are weight and mass the same", "should I reread or test myself", "python or java for a beginner",
-    ),
+FREELY = {  # put as nobody's template has it, by subject
+    "explain": {
+        "physics": (
+            "why is the sky blue", "how do birds stay in the air", "why do ships float", "what makes the wind blow",
+            "what keeps the moon up", "why do things fall", "how do magnets attract", "why does ice float",
+        ),
+        "chemistry": (
+            "how does a battery make electricity", "what happens when water boils", "why does iron rust",
+            "how does soap clean",
+        ),
+        "biology": (
+            "how do vaccines protect us", "why do we dream", "how do trees get water up to their leaves",
+            "how do fish breathe", "why do leaves change colour", "how do muscles grow", "how do bees find flowers",
+            "how is energy stored in food", "what happens to food in the stomach", "how do plants grow in the dark",
+        ),
+        "math": ("why is the sum of two odd numbers even", "why can we not divide by zero"),
+        "programming": ("how does a computer store a picture",),
+        "study": ("why do we forget what we learnt",),
+    },
+    "practise": {
+        "math": ("I need some sums to solve",),
+        "programming": ("coding challenges for today",),
+        "": (
+            "let me try a few tasks", "more of these problems please", "give me something to solve",
+            "homework problems with answers", "a short test before my exam", "flash cards",
+        ),
+    },
+    "find_course": {
+        "programming": ("where do I begin with programming", "learn coding from zero"),
+        "math": ("I want to become good at maths",),
+        "physics": ("a path to advanced physics",),
+        "": ("a plan of lessons for a month", "which lessons come first", "full course with units"),
+    },
+    "define": {
+        "chemistry": ("what is an atom", "what is a catalyst"),
+        "programming": ("what is a variable",),
+        "biology": ("what does osmosis mean",),
+        "math": ("what is a prime number", "what do you call half a diameter"),
+        "physics": ("meaning of entropy", "what is a vector"),
+    },
+    "compare": {
+        "biology": ("is a whale a fish or a mammal", "what sets plants apart from animals"),
+        "programming": ("which is faster, a list or a set", "python or java for a beginner"),
+        "physics": ("are weight and mass the same",),
+        "study": ("should I reread or test myself",),
+    },
 }  # fmt: skip
 HELD = 0.3
+LEVELS = {
+    "beginner": "{} for beginners",
+    "intermediate": "{}, intermediate level",
+    "advanced": "{}, advanced",
+    "": "{}",
+}
+
+
+class Query(NamedTuple):
+    """way, thing: how far in their lists these stand, from 0 to 1. subject: "" where it is of none."""
+
+    text: str
+    intent: str
+    subject: str
+    way: float
+    thing: float
+
+    @property
+    def is_new(self) -> bool:
+        """To a head that has learnt from those that are seen; of the rest, either the way or the thing is."""
+        return self.way < HELD and self.thing < HELD
+
+    @property
+    def is_seen(self) -> bool:
+        return self.way >= HELD and self.thing >= HELD
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m workers.scoring.queries_train", description=__doc__)
+    parser.add_argument("--examples", type=Path, metavar="FILE", help="write examples of a task instead")
+    parser.add_argument("--held", type=Path, metavar="FILE", help="and leave these out, to judge by")
+    options = parser.parse_args()
+    if options.examples:
+        options.examples.write_text(lines(query for query in queries() if query.is_seen or not options.held))
+        if options.held:
+            options.held.write_text(lines(query for query in queries() if query.is_new))
+        return
     embedder = Embedder()
     rows = list(queries())
-    vectors = np.array(embedder.embed([text for text, _, _, _ in rows]).vectors, np.float32)
-    intents = [intent for _, intent, _, _ in rows]
-    ways, things = (np.array([row[place] for row in rows]) for place in (2, 3))
-    seen = (ways >= HELD) & (things >= HELD)
-    new = (ways < HELD) & (things < HELD)
-    given = np.array(intents)
-    found = np.array(IntentClassifier.fit(vectors[seen], list(given[seen])).predict(vectors[new]))
+    vectors = np.array(embedder.embed([query.text for query in rows]).vectors, np.float32)
+    intents = np.array([query.intent for query in rows])
+    seen, new = (np.array([getattr(query, name) for query in rows]) for name in ("is_seen", "is_new"))
+    found = np.array(IntentClassifier.fit(vectors[seen], list(intents[seen])).predict(vectors[new]))
+    print(f"{'all':12} {(found == intents[new]).mean():.2f} of {new.sum()} put in new ways, about new things")
     for intent in sorted(set(intents)):
-        own = given[new] == intent
-        print(f"{intent:12} {(found[own] == intent).mean():.2f} of {own.sum()} put in new ways, about new things")
-    IntentClassifier.fit(vectors, intents).save()
+        own = intents[new] == intent
+        print(f"{intent:12} {(found[own] == intent).mean():.2f} of {own.sum()}")
+    IntentClassifier.fit(vectors, list(intents)).save()
     print(SHIPPED)
 
 
-def queries() -> list[tuple[str, str, float, float]]:
-    """Each with its intent, and with how far in its list its way and its thing stand, from 0 to 1."""
+def queries() -> list[Query]:
     found = []
     for intent, ways in WAYS.items():
-        things = [pair if intent == "compare" else (pair,) for pair in (PAIRS if intent == "compare" else THINGS)]
-        for (way_place, way), (place, thing) in product(enumerate(ways), enumerate(things)):
-            found.append((way.format(*thing), intent, way_place / len(ways), _scattered(place, len(things))))
-    found += [(text, intent, 1.0, 1.0) for intent, texts in FREELY.items() for text in texts]
+        given: dict[str, tuple[Any, ...]] = PAIRS if intent == "compare" else THINGS
+        things = [(subject, thing) for subject, names in given.items() for thing in names]
+        for (way_place, way), (place, (subject, thing)) in product(enumerate(ways), enumerate(things)):
+            text = way.format(*thing) if intent == "compare" else way.format(thing)
+            found.append(Query(text, intent, subject, way_place / len(ways), _scattered(place, len(things))))
+    for intent, subjects in FREELY.items():
+        found += [Query(text, intent, subject, 1.0, 1.0) for subject, texts in subjects.items() for text in texts]
     for place, text in enumerate(ELSEWHERE):
         share = _scattered(place, len(ELSEWHERE))
-        found.append((text, OOS, share, share))
+        found.append(Query(text, OOS, "", share, share))
     return found
+
+
+def lines(chosen: Iterable[Query]) -> str:
+    """JSONL in the format `query` of `apps/training/formats.py`; each fourth query is of each level, or of none."""
+    written = []
+    for number, query in enumerate(chosen):
+        level = tuple(LEVELS)[number % len(LEVELS)] if query.intent != OOS else ""
+        intent = OFF_TOPIC if query.intent == OOS else query.intent
+        record = {"query": LEVELS[level].format(query.text), "intent": intent, "subject": query.subject, "level": level}
+        written.append(json.dumps(record) + "\n")
+    return "".join(written)
 
 
 def _scattered(place: int, count: int) -> float:

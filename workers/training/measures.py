@@ -32,7 +32,8 @@ class Item:
     """A problem with a reference reply, the last of its `messages`, and what measures need beside.
 
     answer: the final answer. hint: it must not be given away. level: whom the reply is for (see `GRADES`).
-    expected_engagement: 0 to 1; the reply is such a number. learning_path: the reference's steps.
+    expected_engagement: 0 to 1; the reply is such a number. learning_path: the reference's steps. intent: with
+    which the reply to a query begins.
     """
 
     messages: tuple[Message, ...]
@@ -41,6 +42,7 @@ class Item:
     level: str = ""
     expected_engagement: float | None = None
     learning_path: tuple[str, ...] = ()
+    intent: str = ""
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> "Item":
@@ -160,6 +162,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("readability", "higher", lambda i: bool(i.level), lambda i, r: (suits(r.text, i.level),)),
     Measure("auc", "higher", is_rated, rated, auc, rate=False),
     Measure("calibration_error", "lower", is_rated, rated, calibration_error, rate=False),
+    Measure("intent", "higher", lambda i: bool(i.intent), lambda i, r: (r.text.partition(",")[0].strip() == i.intent,)),
     Measure("validity", "higher", lambda i: bool(i.learning_path), lambda i, r: (is_path(r, i.learning_path),)),
 )
 

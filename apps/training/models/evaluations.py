@@ -47,6 +47,7 @@ class Measure(models.TextChoices):
     AUC = "auc", "Engagement, area under the curve"
     CALIBRATION_ERROR = "calibration_error", "Engagement, calibration error"
     VALIDITY = "validity", "Valid learning paths"
+    INTENT = "intent", "Queries whose intent is found"
 
 
 class Gate(models.Model):

@@ -1,6 +1,7 @@
 """Search against real Postgres; a worker's understanding of a query comes from a thread that does its task."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
@@ -19,6 +20,9 @@ from apps.jobs.models import Job, State
 from apps.search import words
 from apps.search.models import Query, Word
 from apps.search.services import Asked, queries_forget, words_count, words_refresh
+from apps.training.models import Example
+from apps.training.services.data import examples_collect
+from apps.users.models import User
 from apps.users.services import user_erase
 from tests.apps.content.conftest import client_of
 from workers.models.embedder import Embedder
@@ -221,6 +225,7 @@ def test_a_query_is_understood_and_finds_by_meaning(
         "intent": "explain",
         "subject": "biology",
         "level": None,
+        "adapter": None,
         "degraded": False,
     }
     assert search(ann, "beginner exercises on fractions")["query"]["level"] == "beginner"
@@ -283,6 +288,26 @@ def test_queries_are_kept_for_staff_and_go_with_their_learner(
     assert queries_forget() == 1
     user_erase(user=Query.objects.first().user)
     assert not Query.objects.exists()
+
+
+def test_queries_of_those_who_agreed_become_examples_for_staff_to_review(ann: APIClient) -> None:
+    asked_at = timezone.now() - timedelta(hours=1)
+    agreed = {"birth_year": 1990, "training_consented_at": asked_at - timedelta(minutes=1)}
+    bob = User.objects.create_user("bob", "bob@example.org", **agreed)
+    query = {"text": "what is osmosis for bob", "results": 3, "intent": "define", "subject": "biology"}
+    Query.objects.create(user=bob, at=asked_at, **query)
+    Query.objects.create(user=bob, at=asked_at - timedelta(hours=1), **{**query, "text": "before he agreed"})
+    Query.objects.create(user=bob, at=asked_at, text="not understood", results=0)
+    Query.objects.create(user=User.objects.get(username="ann"), at=asked_at, **query)
+    assert dict(examples_collect(source="queries")) == {"added": 1}
+    example = Example.objects.get()
+    assert (example.task, example.format, example.subject, example.state) == ("query", "query", "biology", "pending")
+    assert example.content == {
+        "query": "what is osmosis for <PERSON>", "intent": "define", "subject": "biology", "level": "",
+    }  # fmt: skip
+    assert dict(examples_collect(source="queries")) == {}
+    user_erase(user=bob)
+    assert not Example.objects.exists()
 
 
 def test_words_are_counted_anew(ann: APIClient, items: dict[str, Item]) -> None:

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.training.formats import Format, Invalid, Method, parse, parts_of, training_form, validate
+from apps.training.formats import (
+    Format,
+    Invalid,
+    Method,
+    evaluation_form,
+    parse,
+    parts_of,
+    training_form,
+    validate,
+    validate_item,
+)
 
 USER, ASSISTANT = {"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
 CHAT = {"messages": [USER, ASSISTANT]}
@@ -29,6 +39,7 @@ PATH = {
     "time_available": 30,
     "learning_path": ["Week 1: Python", "Week 2: Statistics"],
 }
+QUERY = {"query": "what is osmosis", "intent": "define", "subject": "biology", "level": ""}
 ALL = [
     (Format.CHAT, CHAT),
     (Format.PREFERENCE, PAIR),
@@ -36,6 +47,7 @@ ALL = [
     (Format.INSTRUCTION, INSTRUCTION),
     (Format.ENGAGEMENT, ENGAGEMENT),
     (Format.LEARNING_PATH, PATH),
+    (Format.QUERY, QUERY),
 ]
 
 
@@ -96,6 +108,10 @@ def changed(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
         (changed(PATH, learning_path=[]), "learning_path is empty"),
         (changed(PATH, time_available=-1), "time_available is not from 0 to 10000000"),
         (changed(PATH, goal=...), 'it has no "goal"'),
+        (changed(QUERY, intent="buy"), 'intent is "buy", not one of explain, practise, find_course, compare, define'),
+        (changed(QUERY, subject="law"), 'subject is "law", not one of math'),
+        (changed(QUERY, level=...), 'it has no "level"'),
+        (changed(QUERY, query=" "), "query is empty"),
         ({"prompt": "x"}, 'it is of no known format: it has none of "liked", "chosen"'),
         ([], "it is a list, not an object"),
         (None, "it is null, not an object"),
@@ -189,6 +205,12 @@ def test_of_a_rated_or_preferred_answer_only_that_answer_is_learnt() -> None:
             "Goal: Master machine learning\nPresent level: beginner\nTime available: 30 minutes a day",
             "Week 1: Python\nWeek 2: Statistics",
         ),
+        (
+            QUERY,
+            "What does a learner want who searches for this? Answer with an intent, a subject or any, a level or any.\n"
+            "Search: what is osmosis",
+            "define, biology, any",
+        ),
     ],
 )
 def test_records_without_messages_become_a_question_and_its_answer(
@@ -196,3 +218,12 @@ def test_records_without_messages_become_a_question_and_its_answer(
 ) -> None:
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     assert forms(record) == [{"messages": messages}, None, None]
+
+
+def test_a_query_is_judged_by_its_intent_and_keeps_its_level() -> None:
+    format_, record, marks = validate_item({**QUERY, "level": "advanced"})
+    assert (format_, record["level"], marks.given) == (Format.QUERY, "advanced", {})
+    form = evaluation_form(format_, record, marks)
+    assert form is not None
+    assert (form["intent"], form["messages"][1]["content"]) == ("define", "define, biology, advanced")
+    assert set(form) == {"messages", "intent"}

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,61 +13,36 @@ from apps.content.models import Item
 from apps.feed import selectors
 from apps.feed.models import Foresight, Weights
 from apps.feed.services import foresights_request, scores_request
-from apps.inference.services import adapter_add, route_promote, route_rollback
+from apps.inference.services import route_rollback
 from apps.jobs.models import Job, State
 from apps.training.formats import engagement_question
 from lyo import env
 from tests.apps.feed.conftest import learner, page, send
-from tests.workers.training.conftest import recipe, tiny_folder  # noqa: F401 - fixtures
-from workers.engine.loop import LocalEngine
-from workers.engine.lora import adapter_digest
-from workers.models.load import load
+from tests.workers.tasks.conftest import promoted, serving, worker_has
+from tests.workers.training.conftest import tiny_folder  # noqa: F401 - fixture
 from workers.models.template import render
 from workers.protocols import ScoreRequest
 from workers.scoring.number import number_expected, number_tree
 from workers.tasks import feed, foresee
-from workers.training.data import encode
-from workers.training.run import Run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(scope="module")
 def served(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:  # noqa: F811
-    """Model, engine, and the digest of an adapter that learned a little of something."""
-    place = tmp_path_factory.mktemp("adapters")
-    model = load(str(tiny_folder), tiny_folder.parent, device="cpu", dtype="float32")
-    line = {"messages": [{"role": "user", "content": "How likely?"}, {"role": "assistant", "content": "0.93"}]}
-    task = encode(model.tokenizer, [line], method="sft", max_length=64)
-    learning = recipe(max_steps=3, learning_rate=0.03, targets=["all-linear"], r=4, alpha=8, checkpoint_every=1000)
-    run = Run(model, learning, [task], tmp_path_factory.mktemp("run"))
-    for _ in run:
-        pass
-    run.publish(place / "trained")
-    digest = adapter_digest(place / "trained")
-    (place / "trained").rename(place / digest)
-    model = load(str(tiny_folder), tiny_folder.parent, device="cpu", dtype="float32")
-    engine = LocalEngine.over(model, kv_cache_mb=64, context_tokens=1024, batch_limit=8, adapters_folder=place)
-    engine.start()
-    yield SimpleNamespace(model=model, engine=engine, digest=digest, place=place)
-    engine.close()
+    with serving(tiny_folder, tmp_path_factory.mktemp("adapters"), "How likely?", "0.93", steps=3) as made:
+        yield made
 
 
 @pytest.fixture(autouse=True)
 def _runtime(served: Any, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
-    backend = {"BACKEND": "django.core.files.storage.FileSystemStorage", "OPTIONS": {"location": served.place}}
-    settings.STORAGES = {**settings.STORAGES, "adapters": backend}
-    monkeypatch.setattr(env, "ADAPTERS_DIR", served.place)
-    monkeypatch.setattr(foresee, "runtime", lambda: (served.model, served.engine, "cpu", "float32"))
+    worker_has(served, foresee, monkeypatch, settings)
     feed._state = None
 
 
 @pytest.fixture
 def live(served: Any) -> str:
-    """The name of the adapter that is live for engagement."""
-    adapter = adapter_add(suffix="e", base_model=env.MODEL, base_digest=served.model.digest, digest=served.digest)
-    route_promote(task="engagement", adapter=adapter)
-    return adapter.name
+    return promoted(served, task="engagement")
 
 
 @pytest.fixture

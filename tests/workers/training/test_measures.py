@@ -121,6 +121,13 @@ def test_a_learning_path_has_distinct_steps_about_as_many_as_the_reference() -> 
     assert not is_path(Reply(text="Learn sets\nLearn sums", ended=False), reference)
 
 
+def test_the_intent_of_a_query_is_what_the_reply_begins_with() -> None:
+    items = [item(intent="define")] * 4
+    texts = ("define, biology, any", " define", "defined, biology, any", "explain, define")
+    report = compare(items, {"candidate": [Reply(text=text, ended=True) for text in texts]})
+    assert report["intent"]["candidate"]["mean"] == 0.5
+
+
 def test_an_item_is_checked() -> None:
     with pytest.raises(Refused, match="unknown field 'x'"):
         item(x=1)
