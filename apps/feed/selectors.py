@@ -237,7 +237,9 @@ def engagement_observe(learners: QuerySet[User], since: datetime, until: datetim
         people = User.objects.in_bulk([row["user"] for row in rows])
         items = Item.objects.in_bulk([row["item"] for row in rows])
         for row in rows:
-            user, item = people[row["user"]], items[row["item"]]
+            user, item = people.get(row["user"]), items.get(row["item"])
+            if user is None or item is None:  # gone meanwhile
+                continue
             engagement = 0.0 if row["hidden"] else round(row["weight"] / LIKED_MOST, 2)
             yield Observation(
                 id=uuid5(user.pk, str(item.pk)),

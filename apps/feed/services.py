@@ -34,10 +34,8 @@ LIST = 160  # entries of a ranking
 KEPT = 3  # rankings of a learner: the newest, and those whose pages may still be asked for
 LEARNERS = 64  # of one scoring job
 SHARDS = 16  # scoring jobs at a time: the rest waits where it does not take a tutor's turn
-FORESEERS, FORESEEN_OF = (
-    4,
-    2000,
-)  # jobs that foresee at a time, for they share workers with the tutor; and their learners
+FORESEERS = 4  # jobs that foresee at a time, for they share workers with the tutor
+FORESEEN_OF = 2000  # learners of each
 PATIENCE = timedelta(seconds=60)  # before a worker is asked again for the same
 KEY_AGE = timedelta(days=30)
 
@@ -148,14 +146,22 @@ def reader_update(*, user: User, educational_share: float) -> Reader:
 
 @transaction.atomic
 def author_follow(*, user: User, author: str) -> None:
-    Follow.objects.get_or_create(user=user, author=author)
-    if Reader.objects.filter(user=user).exclude(events_at=None).exists():
-        _reader_touch(user)
+    _, is_new = Follow.objects.get_or_create(user=user, author=author)
+    if is_new:
+        _rescore(user)
 
 
 @transaction.atomic
 def author_unfollow(*, user: User, author: str) -> None:
-    Follow.objects.filter(user=user, author=author).delete()
+    gone, _ = Follow.objects.filter(user=user, author=author).delete()
+    if gone:
+        _rescore(user)
+
+
+def _rescore(user: User) -> None:
+    """Who has done nothing yet has no scores to make anew."""
+    if Reader.objects.filter(user=user).exclude(events_at=None).exists():
+        _reader_touch(user)
 
 
 # --- rankings ---

@@ -184,3 +184,13 @@ def test_follows_are_kept_once(ann: APIClient) -> None:
     assert ann.post(f"{FEED}/follows", {"author": "Tess"}).json() == {"authors": ["Tess"]}
     assert ann.delete(f"{FEED}/follows?author=Tess").status_code == 204
     assert ann.get(f"{FEED}/follows").json() == {"authors": []}
+
+
+def test_who_follows_or_does_no_more_is_scored_again(ann: APIClient, catalogue: list[Item]) -> None:
+    def changes(method: str) -> bool:
+        before = Reader.objects.get().events_at
+        getattr(ann, method)(f"{FEED}/follows?author=Tess", {"author": "Tess"})
+        return Reader.objects.get().events_at > before
+
+    send(ann, {"item": str(catalogue[0].id), "type": "click"})
+    assert [changes(method) for method in ("post", "post", "delete", "delete")] == [True, False, True, False]
