@@ -6,9 +6,10 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 FROM ${BASE}
 
 # Mount volumes on /models and, where runs train, on /runs: what is fetched or converted there then outlives the container.
-ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models LYO_RUNS_DIR=/runs HF_HOME=/models/hub GOMP_SPINCOUNT=5000
+# /files is shared with web: rankers are there.
+ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models LYO_RUNS_DIR=/runs LYO_FILES_DIR=/files HF_HOME=/models/hub GOMP_SPINCOUNT=5000
 WORKDIR /app
-RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models /runs
+RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models /runs /files
 # The OpenMP runtime of lightgbm and implicit: not every build of torch brings it under the name that they look for.
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 ARG PIP_EXTRA_INDEX_URL

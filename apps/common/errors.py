@@ -37,6 +37,14 @@ class Conflict(APIException):
         self.extra = extra or {}
 
 
+class Gone(APIException):
+    """What was there for a time, and is no more."""
+
+    status_code = status.HTTP_410_GONE
+    default_detail = "It is gone."
+    default_code = "gone"
+
+
 class TooManyRequests(Throttled):
     """Past a limit; `wait` seconds become `Retry-After`. `extra` is added to the body."""
 

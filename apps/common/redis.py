@@ -5,18 +5,26 @@ library's types cover bytes, text, both protocols and pipelines at once.
 """
 
 import asyncio
+import time
+from collections.abc import Callable
 from functools import cache as cached
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
+import structlog
 from django.conf import settings
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 from redis.retry import Retry
 
+logger = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+OUTAGE_S = 1.0  # how long an unreachable cache server is left alone, so that not every request waits for its time-out
 OPTIONS: dict[str, Any] = {
     "decode_responses": True,
     "protocol": 2,
@@ -39,6 +47,22 @@ def broker() -> Any:
 @cached
 def cache() -> Any:
     return redis.Redis.from_url(settings.CACHE_URL, retry=Retry(**RETRY), **OPTIONS)
+
+
+_outage_ends = 0.0
+
+
+def ask_cache(command: Callable[[Any], T], otherwise: T) -> T:
+    """What `command(cache())` returns; `otherwise` where the server does not answer, and for a second after that."""
+    global _outage_ends
+    if time.monotonic() < _outage_ends:
+        return otherwise
+    try:
+        return command(cache())
+    except RedisError as error:
+        _outage_ends = time.monotonic() + OUTAGE_S
+        logger.warning("the cache server does not answer: limits are off, and all is read anew", error=str(error))
+        return otherwise
 
 
 def async_broker() -> Any:

@@ -1,6 +1,5 @@
 """Limits per minute, counted in the cache server; past them the answer is 429 with `Retry-After`."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar
@@ -10,7 +9,6 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.http import HttpRequest
-from redis.exceptions import RedisError
 from rest_framework.exceptions import AuthenticationFailed, Throttled, ValidationError
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
@@ -22,8 +20,6 @@ if TYPE_CHECKING:  # importing it here would be circular: its defaults name this
     from rest_framework.views import APIView
 
 logger = structlog.get_logger(__name__)
-
-OUTAGE_S = 1.0  # how long an unreachable server is left alone, so that not every request waits for its timeout
 
 # A token bucket in one number: the time, by the server's clock, at which it will be full again (GCRA).
 # KEYS bucket. ARGV cost (negative gives back), capacity; both in microseconds of refill. Returns how long to wait.
@@ -44,8 +40,6 @@ class TokenBucket:
     Atomic however many processes ask. Where Redis does not answer, everything passes: a limit is not worth an outage.
     """
 
-    _outage_ends: ClassVar[float] = 0.0
-
     def __init__(self, name: str, per_minute: int, burst: int | None = None) -> None:
         if per_minute < 1:
             raise ImproperlyConfigured(f"the limit of {name} must be at least 1 a minute, not {per_minute}")
@@ -61,15 +55,8 @@ class TokenBucket:
         self._add(key, -self.interval)
 
     def _add(self, key: str, cost: int) -> float:
-        if time.monotonic() < TokenBucket._outage_ends:
-            return 0.0
-        try:
-            wait = redis.cache().eval(TAKE, 1, f"lyo:throttle:{self.name}:{key}", cost, self.capacity)
-        except RedisError as error:
-            TokenBucket._outage_ends = time.monotonic() + OUTAGE_S
-            logger.warning("limits are off: the cache server does not answer", error=str(error))
-            return 0.0
-        return int(wait) / 1e6
+        name = f"lyo:throttle:{self.name}:{key}"
+        return int(redis.ask_cache(lambda cache: cache.eval(TAKE, 1, name, cost, self.capacity), otherwise=0)) / 1e6
 
 
 class BucketThrottle(BaseThrottle):

@@ -10,6 +10,7 @@ from django.db.models.functions import Coalesce, RowNumber
 from apps.common.constants import Level
 from apps.content.models import Item, Topic
 from apps.feed.entries import PARTS, Entry
+from apps.feed.models import Follow
 from apps.users.models import User
 
 OF_A_SUBJECT = 30  # that teach, and as many that do not: so many subjects are there to be mixed
@@ -30,7 +31,13 @@ def with_parts(items: QuerySet[Item], user: User | None, weights: dict[str, floa
         ),
     }
     if user is not None:
-        parts |= {"interest": _interest(user.interests), "level": _level(user.level)}
+        follows = Follow.objects.filter(user=user, author=OuterRef("author"))
+        parts |= {
+            "interest": _interest(user.interests),
+            "level": _level(user.level),
+            "language": _if(_in_language(user.language.partition("-")[0])),
+            "followed": _if(Exists(follows)),
+        }
     total = sum((weights[name] * F(f"part_{name}") for name in parts), Value(0.0))
     teaches = Case(When(enrichment__educational__gte=TEACHES, then=True), default=False)
     best = (
@@ -47,6 +54,8 @@ def entry_of(item: Item, user: User | None) -> Entry:
     """item: of `with_parts`."""
     parts = {name: float(getattr(item, f"part_{name}")) for name in PARTS if hasattr(item, f"part_{name}")}
     reasons = []
+    if user is not None and parts["followed"]:
+        reasons.append(("followed", item.author))
     if user is not None and parts["interest"]:
         reasons.append(("interest", _named(item, user.interests)))
     if parts["trend"] > 0.2:
@@ -72,11 +81,16 @@ def _interest(interests: list[str]) -> Any:
         return Value(0.0)
     topics = Topic.objects.filter(items=OuterRef("pk")).filter(Q(slug__in=named) | Q(name__in=interests))
     tags = Value(named, ArrayField(CharField()))
-    return Case(
-        When(Q(subject__in=named) | Q(tags__overlap=tags) | Exists(topics), then=1.0),
-        default=0.0,
-        output_field=FloatField(),
-    )
+    return _if(Q(subject__in=named) | Q(tags__overlap=tags) | Exists(topics))
+
+
+def _if(condition: Any) -> Case:
+    return Case(When(condition, then=1.0), default=0.0, output_field=FloatField())
+
+
+def _in_language(language: str) -> Q:
+    """A variant of a language is that language."""
+    return Q(language__iexact=language) | Q(language__istartswith=f"{language}-")
 
 
 def _level(level: str) -> Any:

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-PARTS = ("engagement", "interest", "level", "educational", "quality", "freshness", "trend", "foresight")
+PARTS = (
+    *("engagement", "interest", "level", "language", "followed", "next_topic"),  # of this learner
+    *("educational", "quality", "freshness", "trend", "foresight"),
+)
 
 # Why an item is in a feed, in the words of the one who reads it; {} is what it is about.
 REASONS = {

@@ -106,7 +106,7 @@ class Reader(models.Model):
 class Ranking(models.Model):
     """Items for a learner, or, without one, for everybody: the best first, with what speaks for each (`Entry`).
 
-    The last few of a learner's are kept, so that pages go on as they began.
+    The last few are kept, and those that are paged through, so that pages go on as they began.
     """
 
     class Origin(models.TextChoices):
@@ -120,6 +120,7 @@ class Ranking(models.Model):
     entries = models.JSONField()
     made_at = models.DateTimeField(default=timezone.now)
     until = models.DateTimeField(help_text="Events before this are in it.")
+    paged_at = models.DateTimeField(null=True, help_text="When pages of it were last asked for.")
 
     class Meta:
         ordering = ["-made_at"]
@@ -160,6 +161,9 @@ class Weights(TimestampedModel):
     engagement = models.FloatField(default=1.0, help_text="How probable it is that the learner takes to it.")
     interest = models.FloatField(default=0.6, help_text="It is of a subject or a tag that the learner named.")
     level = models.FloatField(default=0.4, help_text="It is of the learner's level.")
+    language = models.FloatField(default=2.0, help_text="It is in the learner's language.")
+    followed = models.FloatField(default=0.4, help_text="The learner follows the author.")
+    next_topic = models.FloatField(default=0.4, help_text="It is of a topic that follows from what they mastered.")
     educational = models.FloatField(default=0.4, help_text="It teaches.")
     quality = models.FloatField(default=0.3, help_text="It is well made.")
     freshness = models.FloatField(default=0.1, help_text="It is new.")

@@ -1,6 +1,6 @@
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from itertools import islice
@@ -11,11 +11,10 @@ import structlog
 from django.contrib.postgres.aggregates import BoolOr
 from django.core.cache import caches
 from django.db import connection
-from django.db.models import Count, Exists, F, FloatField, Max, Min, OuterRef, Q, QuerySet
+from django.db.models import Case, Count, Exists, F, FloatField, Max, Min, OuterRef, Q, QuerySet, When
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import Coalesce, TruncHour
 from django.utils import timezone
-from redis.exceptions import RedisError
 from rest_framework.exceptions import NotFound
 
 from apps.common import redis
@@ -30,6 +29,7 @@ from apps.users.models import User
 logger = structlog.get_logger(__name__)
 
 ENDS = (Event.Type.COMPLETE, Event.Type.HIDE)  # after which an item is not shown again
+COLD_AGE = timedelta(minutes=5)  # after which what was known without a worker is looked up anew
 LATE = timedelta(seconds=60)  # after which scores that do not know the last events are called stale
 RENEWED = timedelta(days=1)  # after which new items are looked at, whatever a learner did
 ACTIVE = timedelta(days=30)  # since a learner did something
@@ -37,7 +37,7 @@ FORESEEN_FOR = timedelta(days=7)  # the same, for those for whom the language mo
 CARD_S = 10
 READ_PER_S = 17  # characters: 200 words a minute
 CACHED_S = 7 * 86_400
-GENERAL_AGE = timedelta(minutes=5)
+PAGED_FOR = timedelta(minutes=30)  # since pages of a ranking were asked for, they go on as they began
 
 
 # --- weights ---
@@ -67,13 +67,15 @@ def profile_digest(user: User) -> str:
 
 
 def reader_list_due(*, now: datetime, ranker: str, patience: timedelta) -> QuerySet[Reader]:
-    """Those whose scores do not know their last events, the live ranker or, once a day and if they were there lately,
-    the new items; not those that are being made. The longest waiting first.
+    """Those whose scores do not know their last events, the longest waiting first; then those who were there lately
+    and whose scores do not know the live ranker or, once a day, the new items. Not those that were asked for since.
     """
-    behind = Q(scored_until=None) | Q(scored_until__lt=F("events_at")) | ~Q(ranker=ranker)
-    behind |= Q(requested_at__lt=now - RENEWED, events_at__gt=now - ACTIVE)
+    behind = Q(scored_until=None) | Q(scored_until__lt=F("events_at"))
+    outdated = Q(events_at__gt=now - ACTIVE) & (~Q(ranker=ranker) | Q(requested_at__lt=now - RENEWED))
     unasked = Q(requested_at=None) | Q(requested_at__lt=F("events_at")) | Q(requested_at__lt=now - patience)
-    return Reader.objects.filter(behind, unasked, events_at__isnull=False).order_by("events_at")
+    return Reader.objects.filter(behind | outdated, unasked, events_at__isnull=False).order_by(
+        Case(When(behind, then=0), default=1), Coalesce("scored_until", "events_at")
+    )
 
 
 def reader_list_unforeseen(*, now: datetime, adapter: str) -> QuerySet[Reader]:
@@ -123,20 +125,12 @@ def foresights_of(*, user_ids: Sequence[Any], adapter: str) -> dict[UUID, dict[s
 # --- rankings ---
 
 
-class Served(NamedTuple):
-    """number: of the ranking. state: what a header says of it: scored, stale, trending, cold or general."""
-
-    number: int
-    entries: list[Entry]
-    until: datetime
-    state: str
-
-
 def ranking_get(*, user: User | None, number: int) -> Ranking | None:
     """From Redis where it has it, else from Postgres."""
     kept = _cached(user.pk) if user is not None else None
     if kept and kept["number"] == number:
-        return Ranking(user=user, **kept | {"until": datetime.fromisoformat(kept["until"])})
+        times = {name: datetime.fromisoformat(kept[name]) for name in ("until", "made_at") if name in kept}
+        return Ranking(user=user, **kept | times)
     ranking = Ranking.objects.filter(user=user, number=number).first()
     if ranking is not None and (kept is None or kept["number"] < number):
         ranking_cache(ranking)
@@ -145,23 +139,22 @@ def ranking_get(*, user: User | None, number: int) -> Ranking | None:
 
 def ranking_cache(ranking: Ranking) -> None:
     """Keep a learner's newest ranking in Redis."""
-    if ranking.user_id is None:
+    user_id = ranking.user_id
+    if user_id is None:
         return
     kept = {
         "number": ranking.number,
         "origin": ranking.origin,
         "entries": ranking.entries,
         "until": ranking.until.isoformat(),
+        "made_at": ranking.made_at.isoformat(),
     }
-    try:
-        redis.cache().set(cache_key(ranking.user_id), json.dumps(kept), ex=CACHED_S)
-    except RedisError as error:
-        logger.warning("a feed is in Postgres alone: the cache server does not answer", error=str(error))
+    redis.ask_cache(lambda cache: cache.set(cache_key(user_id), json.dumps(kept), ex=CACHED_S), otherwise=None)
 
 
 def ranking_general() -> Ranking | None:
     """The newest of those for everybody, if it is not too old."""
-    return Ranking.objects.filter(user=None, made_at__gt=timezone.now() - GENERAL_AGE).order_by("-number").first()
+    return Ranking.objects.filter(user=None, made_at__gt=timezone.now() - COLD_AGE).order_by("-number").first()
 
 
 def cache_key(user_id: UUID) -> str:
@@ -169,11 +162,7 @@ def cache_key(user_id: UUID) -> str:
 
 
 def _cached(user_id: UUID) -> dict[str, Any] | None:
-    try:
-        text = redis.cache().get(cache_key(user_id))
-    except RedisError as error:
-        logger.warning("feeds come from Postgres: the cache server does not answer", error=str(error))
-        return None
+    text = redis.ask_cache(lambda cache: cache.get(cache_key(user_id)), otherwise=None)
     return json.loads(text) if text else None
 
 
@@ -189,6 +178,18 @@ def ranking_state(*, reader: Reader, ranking: Ranking) -> str:
     if ranking.origin == Ranking.Origin.COLD:
         return "trending" if late else "cold"
     return "stale" if late else str(ranking.origin)
+
+
+def rest_of(*, ranking: Ranking, filters: dict[str, Any], make: Callable[[], list[Entry]]) -> list[Entry]:
+    """What fills a filtered ranking up: made once, so that its pages go on as they began."""
+    name = sha256(json.dumps([str(ranking.user_id), ranking.number, filters], sort_keys=True).encode()).hexdigest()
+    text = redis.ask_cache(lambda cache: cache.get(f"lyo:feed:rest:{name}"), otherwise=None)
+    if text:
+        return [Entry(**entry) for entry in json.loads(text)]
+    made = make()
+    kept = json.dumps([entry.dump() for entry in made])
+    redis.ask_cache(lambda cache: cache.set(f"lyo:feed:rest:{name}", kept, ex=PAGED_FOR), otherwise=None)
+    return made
 
 
 # --- events ---
@@ -306,7 +307,8 @@ def history_dump(*, item_ids: Sequence[str]) -> bytes:
             WITH numbered AS (SELECT id::uuid, n FROM unnest(%s::text[]) WITH ORDINALITY AS t (id, n)),
             taken AS (
                 SELECT user_id, item_id, min(at) AS at, max({WEIGHT}) AS weight FROM feed_event
-                WHERE {TAKEN_TO} AND at > now() - %s * interval '1 day' GROUP BY user_id, item_id
+                WHERE ({TAKEN_TO} OR type = 'hide') AND at > now() - %s * interval '1 day'
+                GROUP BY user_id, item_id HAVING NOT bool_or(type = 'hide')
             ),
             people AS (SELECT user_id, row_number() OVER () - 1 AS n FROM (SELECT DISTINCT user_id FROM taken) AS d)
             SELECT people.n::int4, (numbered.n - 1)::int4, extract(epoch FROM at)::float8, weight::float4
@@ -389,15 +391,14 @@ def follows_of(*, user_ids: Sequence[Any]) -> dict[UUID, list[str]]:
 
 
 def cold_candidates(*, user: User | None, filters: dict[str, Any], limit: int) -> list[Item]:
-    """Enriched items that are published, in the learner's language, and that they have not ended: the best by what is
-    known of the items and of the learner's profile. Each has its parts as `part_…`.
+    """Enriched items that are published, but for those that the learner has ended or was often shown and left: the best
+    by what is known of the items and of the learner's profile. Each has its parts as `part_…`.
     """
     from apps.feed.cold import with_parts  # the expressions alone fill a page
 
-    items = item_list(status=Status.PUBLISHED, **filters).exclude(enrichment=None)
+    items = item_list(status=Status.PUBLISHED, **filters).exclude(enrichment=None).defer("body", "text")
     if user is not None:
-        ended = Event.objects.filter(user=user, item=OuterRef("pk"), type__in=ENDS)
-        items = items.filter(~Exists(ended))
+        items = items.exclude(id__in=[act.item for act in act_list(user_ids=[user.pk]) if act.ended or act.tired])
     return with_parts(items, user, weights_get(), limit)
 
 

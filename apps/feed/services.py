@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
+from django.core.cache import caches
 from django.core.files.base import ContentFile
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 from redis.exceptions import RedisError
 from rest_framework.exceptions import NotFound
 
 from apps.common import redis
 from apps.common.constants import Task
+from apps.common.errors import Gone
 from apps.content.selectors import item_list
 from apps.feed import selectors
 from apps.feed.cold import entry_of
@@ -31,11 +34,12 @@ logger = structlog.get_logger(__name__)
 
 SCORE_KIND, FORESEE_KIND, FIT_KIND = "score_feed", "foresee_feed", "fit_feed"
 LIST = 160  # entries of a ranking
-KEPT = 3  # rankings of a learner: the newest, and those whose pages may still be asked for
+KEPT, PAGED = 3, 20  # the newest rankings of a learner that are kept, and the most of those whose pages were asked for
 LEARNERS = 64  # of one scoring job
 SHARDS = 16  # scoring jobs at a time: the rest waits where it does not take a tutor's turn
 FORESEERS = 4  # jobs that foresee at a time, for they share workers with the tutor
 FORESEEN_OF = 2000  # learners of each
+NOTED_S = 600  # so long a process remembers that a ranking is paged through
 PATIENCE = timedelta(seconds=60)  # before a worker is asked again for the same
 KEY_AGE = timedelta(days=30)
 
@@ -106,8 +110,10 @@ def _propensities(user: User) -> dict[str, float]:
     return {entry["item"]: entry["propensity"] for entry in ranking.entries} if ranking else {}
 
 
-def partitions_ensure(*, months: int = 2) -> list[str]:
-    """Make the tables of this month's events and of the next ones'; returns the names of the new ones."""
+def partitions_ensure(*, months: int = 6) -> list[str]:
+    """Make the tables of this month's events and of the next ones'; returns the names of the new ones.
+
+    Events that came before their table did are taken there from the table of the rest."""
     made: list[str] = []
     first = timezone.now().replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     with connection.cursor() as cursor:
@@ -116,10 +122,13 @@ def partitions_ensure(*, months: int = 2) -> list[str]:
             name = f"feed_event_{first:%Y_%m}"
             cursor.execute("SELECT to_regclass(%s)", [name])
             if cursor.fetchone() == (None,):
-                cursor.execute(
-                    f"CREATE TABLE {name} PARTITION OF feed_event FOR VALUES FROM (%s) TO (%s)",
-                    [first, end],
-                )
+                with transaction.atomic():
+                    cursor.execute(f"CREATE TABLE {name} (LIKE feed_event INCLUDING ALL)")
+                    late = "DELETE FROM feed_event_rest WHERE at >= %s AND at < %s RETURNING *"
+                    cursor.execute(f"WITH late AS ({late}) INSERT INTO {name} SELECT * FROM late", [first, end])  # noqa: S608
+                    cursor.execute(
+                        f"ALTER TABLE feed_event ATTACH PARTITION {name} FOR VALUES FROM (%s) TO (%s)", [first, end]
+                    )
                 made.append(name)
             first = end
     return made
@@ -176,11 +185,15 @@ def ranking_store(
     until: datetime,
     profile: str,
     ranker: str = "",
+    after: int | None = None,
 ) -> Ranking | None:
-    """Make it the learner's newest; None where another, which knows later events, was faster."""
+    """Make it the learner's newest; None where another was faster, which knows later events, or which is not the one
+    of the number `after`."""
     Reader.objects.get_or_create(user=user)
     reader = Reader.objects.select_for_update().get(user=user)
     if reader.scored_until is not None and reader.scored_until > until:
+        return None
+    if after is not None and reader.number != after:
         return None
     reader.number += 1
     reader.profile, reader.ranker = profile, ranker
@@ -190,9 +203,22 @@ def ranking_store(
     ranking = Ranking.objects.create(
         user=user, number=reader.number, origin=origin, until=until, entries=[entry.dump() for entry in entries]
     )
-    Ranking.objects.filter(user=user, number__lte=reader.number - KEPT).delete()
+    _rankings_forget(Ranking.objects.filter(user=user), newest=reader.number)
     transaction.on_commit(lambda: selectors.ranking_cache(ranking))
     return ranking
+
+
+def _rankings_forget(rankings: QuerySet[Ranking], *, newest: int) -> None:
+    """But for the newest, and those whose pages are still asked for."""
+    paged = rankings.filter(paged_at__gt=timezone.now() - selectors.PAGED_FOR).order_by("-number")[:PAGED]
+    kept = list(paged.values_list("pk", flat=True))
+    rankings.filter(number__lte=newest - KEPT).exclude(pk__in=kept).delete()
+
+
+def _ranking_paged(user: User | None, ranking: Ranking) -> None:
+    """Note that pages of it are asked for; each process does so once in some minutes."""
+    if caches["process"].add(f"feed.paged.{user and user.pk}.{ranking.number}", True, NOTED_S):
+        Ranking.objects.filter(user=user, number=ranking.number).update(paged_at=timezone.now())
 
 
 def _uncache(user_id: UUID) -> None:
@@ -217,7 +243,7 @@ def ranking_general() -> Ranking:
         return ranking
     last = Ranking.objects.filter(user=None).order_by("-number").first()
     number = last.number + 1 if last else 1
-    Ranking.objects.filter(user=None, number__lte=number - KEPT).delete()
+    _rankings_forget(Ranking.objects.filter(user=None), newest=number)
     entries = [entry.dump() for entry in ranking_cold(user=None)]
     return Ranking.objects.create(
         user=None, number=number, origin=Ranking.Origin.GENERAL, entries=entries, until=timezone.now()
@@ -228,12 +254,13 @@ def ranking_general() -> Ranking:
 
 
 class Page(NamedTuple):
-    """entries: those of the page, each with its item's card. following: the place after it, None at the end. state: see
-    `selectors.ranking_state`."""
+    """entries: those of the page, each with its item's card. following: the place after it, None at the end. share: of
+    it that teaches. state: see `selectors.ranking_state`."""
 
     entries: list[tuple[Entry, Fields]]
     number: int
     following: int | None
+    share: float
     state: str
 
 
@@ -247,14 +274,15 @@ def feed_page(
     number: int | None = None,
     start: int = 0,
 ) -> Page:
-    """A page of the learner's feed, or of everybody's; `number` and `start` go on where a page ended."""
+    """A page of the learner's feed, or of everybody's; `number` and `start` go on where a page ended. Raises `Gone`
+    where its ranking is no longer there."""
     reader = selectors.reader_get(user=user) if profiled else None
     ranking = _ranking(user, reader, number)
     state = selectors.ranking_state(reader=reader, ranking=ranking) if reader else "general"
     wanted = share if share is not None else reader.educational_share if reader else SHARE
     entries = selectors.entries_of(ranking)
     if filters:
-        entries = _filtered(entries, user if profiled else None, filters)
+        entries = _filtered(ranking, entries, user if profiled else None, filters)
     ended = selectors.ended_since(reader=reader, ranking=ranking) if reader else set()
     order = islice(enumerate(mixed(entries, selectors.weights_get(), wanted)), start, None)
     page: list[tuple[Entry, Fields]] = []
@@ -264,25 +292,34 @@ def feed_page(
         cards = selectors.cards(ids=[entry.item for _, entry in taken if entry.item not in ended])
         page += [(entry, cards[entry.item]) for _, entry in taken if entry.item in cards]
         following = taken[-1][0] + 1 if taken else None
-    return Page(page, ranking.number, following if next(order, None) else None, state)
+    if next(order, None) is None:
+        following = None
+    else:
+        _ranking_paged(user if profiled else None, ranking)
+    return Page(page, ranking.number, following, wanted, state)
 
 
 def _ranking(user: User, reader: Reader | None, number: int | None) -> Ranking:
+    if number is not None:  # the pages of a ranking go on, whatever has come since
+        kept = selectors.ranking_get(user=user if reader else None, number=number)
+        if kept is None:
+            raise Gone("This feed is too old to go on with: begin anew, without a cursor.", code="cursor_expired")
+        return kept
     if reader is None:
-        kept = selectors.ranking_get(user=None, number=number) if number else None
-        return kept or ranking_general()
-    if number and (kept := selectors.ranking_get(user=user, number=number)):
-        return kept  # the pages of a ranking go on, whatever has come since
+        return ranking_general()
     profile = selectors.profile_digest(user)
     if reader.number and reader.profile != profile and reader.events_at is not None:
         _reader_touch(user)  # workers come to know the new profile; until then
         Reader.objects.filter(user=user).update(profile=profile)
     known = reader.number and (reader.profile == profile or reader.events_at is not None)
-    if known and (kept := selectors.ranking_get(user=user, number=reader.number)):
+    now = timezone.now()
+    kept = selectors.ranking_get(user=user, number=reader.number) if known else None
+    if kept and (kept.origin != Ranking.Origin.COLD or (kept.entries and kept.made_at > now - selectors.COLD_AGE)):
         return kept
     entries = ranking_cold(user=user)
-    now = timezone.now()
-    made = ranking_store(user=user, entries=entries, origin=Ranking.Origin.COLD, until=now, profile=profile)
+    made = ranking_store(
+        user=user, entries=entries, origin=Ranking.Origin.COLD, until=now, profile=profile, after=reader.number
+    )
     reader.refresh_from_db()
     ranking = made or selectors.ranking_get(user=user, number=reader.number)
     if ranking is None:
@@ -290,22 +327,25 @@ def _ranking(user: User, reader: Reader | None, number: int | None) -> Ranking:
     return ranking
 
 
-def _filtered(entries: list[Entry], user: User | None, filters: dict[str, Any]) -> list[Entry]:
+def _filtered(ranking: Ranking, entries: list[Entry], user: User | None, filters: dict[str, Any]) -> list[Entry]:
     """What passes, filled up with what the ranking does not have."""
     passing = set(map(str, item_list(id__in=[e.item for e in entries], **filters).values_list("id", flat=True)))
     known = {entry.item for entry in entries}
-    rest = [entry for entry in ranking_cold(user=user, filters=filters) if entry.item not in known]
-    return [entry for entry in entries if entry.item in passing] + rest
+    rest = selectors.rest_of(ranking=ranking, filters=filters, make=lambda: ranking_cold(user=user, filters=filters))
+    return [entry for entry in entries if entry.item in passing] + [e for e in rest if e.item not in known]
 
 
 def entry_get(*, user: User, item_id: UUID) -> tuple[Entry, dict[str, float]]:
-    """An entry of the learner's newest ranking, and the weights; raises `NotFound` for what is not in it."""
-    reader = selectors.reader_get(user=user)
-    ranking = selectors.ranking_get(user=user, number=reader.number) if reader.number else None
-    for entry in selectors.entries_of(ranking) if ranking else []:
-        if entry.item == str(item_id):
-            return entry, selectors.weights_get()
-    raise NotFound
+    """What speaks for an item, as the newest of the learner's rankings that has it says, or as is known without one;
+    and the weights. Raises `NotFound` for what no feed of theirs has."""
+    rankings = Ranking.objects.filter(user=user).order_by("-number").iterator(chunk_size=1)
+    entries = (Entry(**entry) for ranking in rankings for entry in ranking.entries if entry["item"] == str(item_id))
+    found = next(entries, None)
+    if found is None:
+        found = next(iter(ranking_cold(user=user, filters={"id": item_id})), None)
+    if found is None:
+        raise NotFound
+    return found, selectors.weights_get()
 
 
 # --- scoring ---
@@ -357,17 +397,23 @@ def foresight_store(*, user_id: UUID, adapter: str, values: dict[str, float]) ->
 
 # --- trends ---
 
+MANY, MOST = 3, 7  # learners, of fewer than whom nothing is a trend; and what one of them counts at most
 TRENDS = """
-WITH counted AS (
+WITH done AS (
     SELECT item_id,
            sum(CASE type WHEN 'click' THEN 1 WHEN 'like' THEN 3 WHEN 'save' THEN 3 WHEN 'complete' THEN 3
                          WHEN 'dwell' THEN least(coalesce(seconds, 0) / 60, 2) WHEN 'hide' THEN -3 ELSE 0 END
                * 0.5 ^ (extract(epoch FROM now() - at) / (3 * 86400))) AS sum,
            count(*) FILTER (WHERE type = 'impression') AS impressions
-    FROM feed_event WHERE at > now() - interval '14 days' GROUP BY item_id
-), best AS (SELECT greatest(max(ln(1 + greatest(sum, 0))), 1) AS most FROM counted)
+    FROM feed_event WHERE at > now() - interval '14 days' GROUP BY item_id, user_id
+), counted AS (
+    SELECT item_id, sum(impressions) AS impressions,
+           CASE WHEN count(*) FILTER (WHERE sum > 0) < %(many)s THEN 0
+                ELSE greatest(sum(least(sum, %(most)s)), 0) END AS sum
+    FROM done GROUP BY item_id
+), best AS (SELECT greatest(max(ln(1 + sum)), 1) AS most FROM counted)
 INSERT INTO feed_trend (item_id, score, impressions)
-SELECT item_id, ln(1 + greatest(sum, 0)) / most, impressions FROM counted, best
+SELECT item_id, ln(1 + sum) / most, impressions FROM counted, best
 ON CONFLICT (item_id) DO UPDATE SET score = excluded.score, impressions = excluded.impressions
 """
 
@@ -380,7 +426,7 @@ def trends_count() -> None:
             "DELETE FROM feed_trend t WHERE NOT EXISTS "
             "(SELECT 1 FROM feed_event e WHERE e.item_id = t.item_id AND e.at > now() - interval '14 days')"
         )
-        cursor.execute(TRENDS)
+        cursor.execute(TRENDS, {"many": MANY, "most": MOST})
 
 
 # --- rankers ---

@@ -36,6 +36,6 @@ def foresee() -> None:
 @shared_task(name="feed.tidy")
 def tidy() -> None:
     """Make the next months' tables, and forget what no client repeats."""
+    services.keys_forget()
     if made := services.partitions_ensure():
         logger.info("tables were made for events", tables=made)
-    services.keys_forget()

@@ -40,11 +40,13 @@ class FeedView(ApiView):
 class Feed(FeedView):
     @extend_schema(parameters=[FeedQuerySerializer, STATE], responses=FeedSerializer)
     def get(self, request: AuthenticatedRequest) -> Response:
-        """What to learn next. Pages of one ranking go on as they began, while a newer one is made."""
+        """What to learn next. Pages of one ranking go on as they began, while a newer one is made; after half an hour
+        in which none is asked for, 410."""
         page = services.feed_page(user=request.user, **self.queried(FeedQuerySerializer))
         following = None
         if page.following is not None:
-            following = replace_query_param(request.build_absolute_uri(), "cursor", f"{page.number}.{page.following}")
+            url = replace_query_param(request.build_absolute_uri(), "cursor", f"{page.number}.{page.following}")
+            following = replace_query_param(url, "educational_share", str(page.share))
         results = [{"item": card, "reasons": entry.said} for entry, card in page.entries]
         return Response({"next": following, "results": results}, headers={HEADER: page.state})
 

@@ -153,18 +153,12 @@ async def _ended(job: Job, seconds: float) -> Job | None:
 
 
 def _cached(key: str) -> dict[str, Any] | None:
-    try:
-        text = redis.cache().get(key)
-    except RedisError:
-        return None
+    text = redis.ask_cache(lambda cache: cache.get(key), otherwise=None)
     return json.loads(text) if text else None
 
 
 def _cache(key: str, result: dict[str, Any]) -> None:
-    try:
-        redis.cache().set(key, json.dumps(result), ex=CACHED_S)
-    except RedisError as error:
-        logger.warning("a query is understood anew each time: the cache server does not answer", error=str(error))
+    redis.ask_cache(lambda cache: cache.set(key, json.dumps(result), ex=CACHED_S), otherwise=None)
 
 
 # --- suggestions ---

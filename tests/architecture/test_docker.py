@@ -58,6 +58,14 @@ def test_the_example_environment_has_all_that_compose_requires() -> None:
     assert required and required <= given
 
 
+def test_all_that_have_rankers_share_the_files() -> None:
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    for path, names in zip(DOCKERFILES, (["web"], ["worker-generate", "worker-train"]), strict=True):
+        (folder,) = set(re.findall(r"LYO_FILES_DIR=(\S+)", path.read_text()))
+        for name in names:
+            assert f"files:{folder}" in services[name]["volumes"], name
+
+
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
 def test_every_queue_has_a_worker_and_a_health_check(profile: str) -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"].values()

@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import structlog
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.utils import timezone
 from scipy.sparse import csr_matrix
 
@@ -41,6 +42,7 @@ class State:
 
     model: FeedModel
     catalogue: Catalogue
+    ranker: str  # sha256 of the live one; "" where there is none
     loaded_at: float
 
 
@@ -64,6 +66,8 @@ def score_feed(job: JobRun) -> dict[str, Any]:
 def score(user_ids: list[str]) -> int:
     """Rank for these learners, and keep it; returns of how many it was kept."""
     now = state()
+    if not len(now.catalogue):
+        return 0
     readers = list(selectors.readers_with_profiles(user_ids=user_ids))
     acts: dict[Any, list[Act]] = defaultdict(list)
     for act in selectors.act_list(user_ids=[reader.pk for reader in readers]):
@@ -72,6 +76,8 @@ def score(user_ids: list[str]) -> int:
     live = adapter_live(task=Task.ENGAGEMENT)
     foresights = selectors.foresights_of(user_ids=user_ids, adapter=live.name) if live else {}
     places = now.catalogue.places
+    if not readers:
+        return 0
     learners = [
         Learner(
             interests=frozenset(interest.lower() for interest in reader.user.interests),
@@ -89,16 +95,17 @@ def score(user_ids: list[str]) -> int:
     batch = Batch(history, learners, timezone.now().timestamp())
     kept = 0
     for reader, scored in zip(readers, rankings(now.model, now.catalogue, batch, selectors.weights_get()), strict=True):
-        kept += bool(
-            services.ranking_store(
-                user=reader.user,
-                entries=[entry_of(one, now.catalogue) for one in scored],
-                origin=Ranking.Origin.SCORED,
-                until=cast(datetime, reader.events_at),
-                profile=selectors.profile_digest(reader.user),
-                ranker=now.model.digest,
+        with suppress(IntegrityError):  # the learner has left meanwhile
+            kept += bool(
+                services.ranking_store(
+                    user=reader.user,
+                    entries=[entry_of(one, now.catalogue) for one in scored],
+                    origin=Ranking.Origin.SCORED,
+                    until=cast(datetime, reader.events_at),
+                    profile=selectors.profile_digest(reader.user),
+                    ranker=now.ranker,
+                )
             )
-        )
     return kept
 
 
@@ -143,7 +150,12 @@ def state() -> State:
 
 def load() -> State:
     live = selectors.ranker_live()
-    data = live.file.read() if live is not None else None
+    data = None
+    if live is not None:
+        try:
+            data = live.file.read()
+        except OSError as error:
+            logger.error("the live ranker cannot be read: have LYO_FILES_DIR shared with web", error=str(error))
     first = FeedModel.items_of(data) if data is not None else ()
     catalogue = catalogue_of(selectors.catalogue_rows(), first)
     if gone := set(first) - set(catalogue.ids):
@@ -151,7 +163,7 @@ def load() -> State:
         data = None
     nothing = Interactions.none(len(catalogue))
     model = FeedModel.parse(data, catalogue) if data is not None else FeedModel(fit_sources(nothing, catalogue), None)
-    return State(model, catalogue, time.monotonic())
+    return State(model, catalogue, live.digest if live is not None else "", time.monotonic())
 
 
 def catalogue_of(rows: Iterable[selectors.ItemRow], first: tuple[str, ...] = ()) -> Catalogue:

@@ -1,11 +1,12 @@
 """Foresight: how much learners will take to the best of their feeds, as Gemma expects it with the live adapter."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db import connection
+from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from apps.feed import selectors, services
@@ -44,9 +45,10 @@ def foresee_feed(job: JobRun) -> dict[str, Any]:
         if not questions:
             continue
         values = {item: round(known[question], 4) for item, question in questions.items()}
-        services.foresight_store(user_id=UUID(user), adapter=adapter, values=values)
-        feed.score([user])
-        learners += 1
+        with suppress(IntegrityError):  # the learner has left meanwhile
+            services.foresight_store(user_id=UUID(user), adapter=adapter, values=values)
+            feed.score([user])
+            learners += 1
     return {"learners": learners, "questions": len(known)}
 
 

@@ -30,7 +30,7 @@ def cache_at(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[An
         settings.CACHE_URL = "redis://{}:{}/0".format(*address)
         redis.cache.cache_clear()
 
-    monkeypatch.setattr(TokenBucket, "_outage_ends", 0.0)
+    monkeypatch.setattr(redis, "_outage_ends", 0.0)
     yield point
     redis.cache.cache_clear()
 

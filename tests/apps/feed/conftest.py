@@ -31,7 +31,8 @@ def enriched(title: str, *, place: int = 0, **fields: Any) -> Item:
 
 
 @pytest.fixture
-def ann(db: None) -> APIClient:
+def ann(db: None, monkeypatch: pytest.MonkeyPatch) -> APIClient:
+    monkeypatch.setattr(redis, "_outage_ends", 0.0)
     caches["process"].clear()
     redis.cache().flushdb()
     return learner("ann", interests=["biology"])

@@ -96,8 +96,7 @@ def test_this_month_and_the_next_have_tables_of_their_own(ann: APIClient, item: 
     with connection.cursor() as cursor:
         cursor.execute("SELECT tableoid::regclass::text FROM feed_event")
         assert cursor.fetchone() == (f"feed_event_{timezone.now():%Y_%m}",)
-    made = partitions_ensure(months=4)
-    assert len(made) == 2
+    assert len(partitions_ensure(months=8)) == 2
     Event.objects.create(
         user_id=Reader.objects.get().pk, item=item, type="click", at=timezone.now() - timedelta(days=400)
     )
@@ -106,9 +105,40 @@ def test_this_month_and_the_next_have_tables_of_their_own(ann: APIClient, item: 
         assert cursor.fetchone() == (1,)
 
 
+def test_events_of_a_month_whose_table_came_late_are_taken_there(ann: APIClient, item: Item) -> None:
+    send(ann, {"item": str(item.id), "type": "click"})
+    later = (timezone.now().replace(day=1) + timedelta(days=31 * 9)).replace(day=1)
+    Event.objects.create(user_id=Reader.objects.get().pk, item=item, type="like", at=later)
+
+    def table() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT tableoid::regclass::text FROM feed_event WHERE type = 'like'")
+            return str(cursor.fetchone()[0])
+
+    assert table() == "feed_event_rest"
+    assert f"feed_event_{later:%Y_%m}" in partitions_ensure(months=11)
+    assert table() == f"feed_event_{later:%Y_%m}"
+    Event.objects.create(user_id=Reader.objects.get().pk, item=item, type="save", at=later)
+    assert Event.objects.filter(at=later).count() == 2
+
+
+def test_one_learner_makes_no_trend_and_counts_no_more_than_others(ann: APIClient, item: Item) -> None:
+    other, people = enriched("Thirds"), [learner(f"u{number}") for number in range(3)]
+    send(ann, *[{"item": str(item.id), "type": "complete"}] * 100)
+    for who in people:
+        send(who, {"item": str(other.id), "type": "complete"})
+    trends_count()
+    assert [Trend.objects.get(item=one).score for one in (item, other)] == [0, pytest.approx(1)]
+    for who in people[:2]:
+        send(who, {"item": str(item.id), "type": "click"})
+    trends_count()
+    scores = [Trend.objects.get(item=one).score for one in (item, other)]
+    assert scores == pytest.approx([1, 1], abs=1e-3)  # seven, one and one are as much as three thrice
+
+
 def test_the_trend_is_what_learners_take_to_now(ann: APIClient, item: Item) -> None:
     other, old = enriched("Thirds"), enriched("Quarters")
-    for who in (ann, learner("bob")):
+    for who in (ann, learner("bob"), learner("cleo")):
         send(who, {"item": str(item.id), "type": "complete"}, {"item": str(other.id), "type": "click"})
     send(ann, {"item": str(old.id), "type": "click"}, {"item": str(other.id), "type": "impression"})
     Event.objects.filter(item=old).update(at=timezone.now() - timedelta(days=15))
@@ -116,7 +146,7 @@ def test_the_trend_is_what_learners_take_to_now(ann: APIClient, item: Item) -> N
     found = {trend.item_id: trend for trend in Trend.objects.all()}
     assert set(found) == {item.id, other.id}
     assert found[item.id].score == pytest.approx(1)
-    assert found[other.id].score == pytest.approx(0.5645, abs=1e-3)  # ln(1 + 2) of ln(1 + 6)
+    assert found[other.id].score == pytest.approx(0.6021, abs=1e-3)  # ln(1 + 3) of ln(1 + 9)
     assert found[other.id].impressions == 1
 
 

@@ -1,10 +1,13 @@
 """The feed as a learner sees it, without workers."""
 
 from collections import Counter
+from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.core.cache import caches
+from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
@@ -12,7 +15,10 @@ from apps.common import redis
 from apps.content.models import Item
 from apps.content.services import item_archive
 from apps.feed.models import Ranking, Reader, Weights
-from tests.apps.feed.conftest import FEED, learner, page, send, titles
+from apps.feed.selectors import profile_digest, weights_get
+from apps.feed.services import ranking_store
+from apps.users.models import User
+from tests.apps.feed.conftest import FEED, enriched, learner, page, send, titles
 
 pytestmark = pytest.mark.django_db
 
@@ -53,6 +59,50 @@ def test_pages_have_everything_once_and_stay_as_they_began(ann: APIClient, catal
     shown = [title for part in (first, second, third) for title in titles(part)]
     assert len(shown) == len(set(shown)) == 60
     assert third["next"] is None
+
+
+def newer(ann: APIClient) -> None:
+    """Scores come in for what the learner did."""
+    reader = Reader.objects.select_related("user").get(user__username="ann")
+    now = timezone.now()
+    assert ranking_store(user=reader.user, entries=[], origin="scored", until=now, profile=profile_digest(reader.user))
+    redis.cache().flushdb()
+
+
+def test_pages_go_on_however_often_the_learner_is_scored_meanwhile(ann: APIClient, catalogue: list[Item]) -> None:
+    first = page(ann, page_size=30)
+    for _ in range(10):
+        newer(ann)
+    ann.patch(f"{FEED}/preferences", {"educational_share": 0})
+    second = ann.get(first["next"]).json()
+    assert len(set(titles(first) + titles(second))) == 60
+    assert Ranking.objects.count() == 4  # the newest three, and the one whose pages are asked for
+    Ranking.objects.update(paged_at=timezone.now() - timedelta(minutes=31))
+    newer(ann)
+    gone = ann.get(first["next"])
+    assert (gone.status_code, gone.json()["errors"][0]["code"]) == (410, "cursor_expired")
+
+
+def test_pages_of_what_is_filtered_go_on_as_they_began(ann: APIClient, catalogue: list[Item]) -> None:
+    for number in range(60):  # more than a ranking has of a subject
+        enriched(f"more {number:02}", subject="study", level="advanced", quality=0.5 + number / 1000)
+    query = {"subject": "study", "page_size": 10}
+    undisturbed = page(ann, **query)
+    shown = titles(undisturbed) + titles(ann.get(undisturbed["next"]).json())
+    first = page(ann, **query)
+    send(ann, {"item": first["results"][3]["item"]["id"], "type": "click"})
+    Item.objects.filter(title=shown[15]).update(created_at="2020-01-01T00:00:00Z")
+    assert titles(first) + titles(ann.get(first["next"]).json()) == shown
+    assert ann.get(f"{FEED}/{first['results'][9]['item']['id']}/why").status_code == 200
+
+
+def test_a_page_made_without_a_worker_does_not_undo_its_scores(ann: APIClient, catalogue: list[Item]) -> None:
+    page(ann)
+    newer(ann)
+    scored, user = Ranking.objects.get(origin="scored"), User.objects.get(username="ann")
+    cold: dict[str, Any] = {"user": user, "entries": [], "origin": "cold", "profile": "", "until": timezone.now()}
+    assert ranking_store(**cold, after=scored.number - 1) is None
+    assert ranking_store(**cold, after=scored.number) is not None
 
 
 def test_the_learner_sets_the_mix_for_once_or_for_good(ann: APIClient, catalogue: list[Item]) -> None:
@@ -137,12 +187,53 @@ def test_why_has_each_part_and_they_add_up(ann: APIClient, catalogue: list[Item]
 
 
 def test_weights_are_data(ann: APIClient, catalogue: list[Item]) -> None:
-    page(ann)
-    Weights.objects.create(interest=0, level=0, quality=0, freshness=0, same_subject=0, same_author=0, educational=-1)
+    best = enriched("the best made", quality=1.0)
+    assert titles(page(ann))[0] != best.title
+    Weights.objects.create(**{**dict.fromkeys(weights_get(), 0.0), "quality": 2.0})
     caches["process"].clear()
-    assert titles(page(ann, educational_share=0.5))[0].startswith(("math", "fun", "physics", "chem", "prog", "biology"))
-    why = ann.get(f"{FEED}/{page(ann)['results'][0]['item']['id']}/why").json()
-    assert {part["name"]: part["weight"] for part in why["parts"]}["educational"] == -1
+    assert titles(page(ann))[0] == best.title
+    why = ann.get(f"{FEED}/{best.id}/why").json()
+    assert {part["name"]: part["weight"] for part in why["parts"]}["quality"] == 2
+    assert why["score"] == 2
+
+
+def test_what_is_in_the_learner_s_language_and_by_whom_they_follow_comes_first(
+    ann: APIClient, catalogue: list[Item]
+) -> None:
+    enriched("auf Deutsch", subject="biology", level="beginner", language="de-AT")
+    enriched("by Tess", subject="study", level="advanced", author="Tess")
+    assert titles(page(ann, page_size=100, educational_share=1))[-1] == "auf Deutsch"
+    assert titles(page(ann))[0] != "by Tess"
+    ann.post(f"{FEED}/follows", {"author": "Tess"})
+    Weights.objects.create(followed=5)
+    caches["process"].clear()
+    Ranking.objects.all().delete()
+    redis.cache().flushdb()
+    first = page(ann)["results"][0]
+    assert (first["item"]["title"], first["reasons"][0]["text"]) == ("by Tess", "By Tess, whom you follow.")
+    bea = learner("bea", interests=["biology"], level="beginner", language="de")
+    assert titles(page(bea))[0] == "auf Deutsch"
+
+
+def test_what_is_known_without_a_worker_is_looked_up_anew(ann: APIClient, db: None) -> None:
+    assert page(ann)["results"] == []
+    enriched("the first", subject="biology")
+    assert titles(page(ann)) == ["the first"]  # an empty feed does not last
+    enriched("the second", subject="biology")
+    assert titles(page(ann)) == ["the first"]
+    Ranking.objects.update(made_at=timezone.now() - timedelta(minutes=6))
+    redis.cache().flushdb()
+    assert sorted(titles(page(ann))) == ["the first", "the second"]
+
+
+def test_what_was_shown_often_and_left_is_left_out_before_a_worker_scores(
+    ann: APIClient, catalogue: list[Item]
+) -> None:
+    first = page(ann)["results"][0]["item"]
+    send(ann, *[{"item": first["id"], "type": "impression"}] * 5)
+    Ranking.objects.update(made_at=timezone.now() - timedelta(minutes=6))
+    redis.cache().flushdb()
+    assert first["title"] not in titles(page(ann, page_size=100))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +263,7 @@ def test_a_page_costs_few_queries(
     with django_assert_num_queries(1):  # the reader; the token is not asked for here
         page(ann)
     caches["process"].clear()
-    with django_assert_num_queries(4):  # and weights, cards and their topics
+    with django_assert_num_queries(5):  # and weights, cards and their topics; and it is noted that pages are asked for
         page(ann)
     send(ann, {"item": str(catalogue[0].id), "type": "click"})
     with django_assert_num_queries(2):  # and what was ended since the ranking

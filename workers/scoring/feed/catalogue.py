@@ -67,6 +67,16 @@ class Catalogue:
     def _members(self) -> dict[str, frozenset[int]]:
         return {}
 
+    def in_language(self, language: str) -> np.ndarray:
+        """[n] of 0 or 1; a variant of a language is that language."""
+        return self._languages[language.partition("-")[0].lower()]
+
+    @cached_property
+    def _languages(self) -> Mapping[str, np.ndarray]:
+        spoken = np.array([language.partition("-")[0].lower() for language in self.languages])
+        found: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(spoken), np.float32))
+        return found | {language: (spoken == language).astype(np.float32) for language in set(spoken.tolist())}
+
     def freshness(self, now: float) -> np.ndarray:
         return np.asarray(0.5 ** (np.maximum(0, now - self.created) / HALF_AGE_S), np.float32)
 

@@ -8,6 +8,8 @@ import numpy as np
 from workers.scoring.feed.catalogue import TEACHES, Batch, Catalogue
 from workers.scoring.feed.model import FeedModel, Proposals, propose
 from workers.scoring.feed.sources import Source
+from workers.scoring.feed.sources.followed import Followed
+from workers.scoring.feed.sources.next_topics import NextTopics
 from workers.scoring.feed.sources.profile import Profile
 
 TEACHING, OTHERS = 100, 60  # of a ranking
@@ -55,10 +57,19 @@ def known_parts(model: FeedModel, catalogue: Catalogue, batch: Batch, found: Pro
     profile = next(source for source in model.sources if isinstance(source, Profile))
     interest = np.stack([profile.interest(learner) for learner in batch.learners])
     level = np.stack([profile.level(learner) for learner in batch.learners])
+    language = np.stack([catalogue.in_language(learner.language) for learner in batch.learners])
+
+    def said_by(kind: type[Source]) -> np.ndarray:
+        """By a source that the ranker cannot learn from, for the past does not tell what it needs to know."""
+        return found.raw[:, next(place for place, source in enumerate(model.sources) if isinstance(source, kind))]
+
     return {
         "engagement": model.engagement(found),
         "interest": interest[found.rows, found.items],
         "level": level[found.rows, found.items],
+        "language": language[found.rows, found.items],
+        "followed": said_by(Followed),
+        "next_topic": said_by(NextTopics),
         "educational": catalogue.educational[found.items],
         "quality": catalogue.quality[found.items],
         "freshness": catalogue.freshness(batch.now)[found.items],
