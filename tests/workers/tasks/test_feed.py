@@ -1,6 +1,7 @@
 """The feed's tasks: learners are scored from what they did, and a ranker is learned that must be better to go live."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,15 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from apps.content.models import Item
-from apps.content.services import topic_save
+from apps.content.services import item_create, topic_save
+from apps.feed import selectors
 from apps.feed.models import Event, Ranker, Ranking, Reader
 from apps.feed.services import ranker_request, ranking_store, scores_request
 from apps.jobs.models import Job, State
 from apps.users.models import User
-from tests.apps.feed.conftest import enriched, page, send, titles
+from apps.users.services import user_erase
+from tests.apps.feed.conftest import enriched, learner, page, send, titles
+from workers.scoring.feed import model
 from workers.scoring.feed.interactions import Interactions
 from workers.tasks import feed
 
@@ -182,23 +186,105 @@ def test_a_ranker_is_learned_and_goes_live_and_foresees_what_comes_next(
     assert Reader.objects.get(user__username="ann").ranker == ranker.digest
 
 
+def learned() -> Ranker:
+    assert ranker_request(minimum=1) is not None
+    job = work("fit_feed")
+    assert job.state == State.SUCCEEDED, job.error
+    feed._state = None
+    return Ranker.objects.get(digest=job.result["digest"])
+
+
 def test_a_ranker_that_foresees_less_than_the_live_one_is_kept_back(
     ann: APIClient,
     catalogue: list[Item],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     history(catalogue, learners=60)
-    ranker_request(minimum=1)
-    work("fit_feed")
-    feed._state = None
-    figures = {"new": {"ndcg": 0.5}, "live": {"ndcg": 0.9}}
-    monkeypatch.setattr(feed, "compared", lambda *args: figures)
-    monkeypatch.setattr("apps.feed.services.NEW_EVENTS", 0)
-    ranker_request(minimum=0)
-    work("fit_feed")
-    new, old = Ranker.objects.all()
-    assert (new.live, old.live) == (False, True)
-    assert new.verdict == "NDCG@10 is 0.5000, that of live 0.9000"
+    live = learned()
+    lessons = model._lessons
+    contrary = lambda *args: ((features, ~hit, sizes) for features, hit, sizes in lessons(*args))  # noqa: E731
+    monkeypatch.setattr(model, "_lessons", contrary)
+    Event.objects.create(user=User.objects.get(username="u0"), item=catalogue[0], type="click")
+    worse = learned()
+    live.refresh_from_db()
+    assert (live.live, worse.live) == (True, False)
+    assert worse.figures["live"]["ndcg"] > worse.figures["new"]["ndcg"] + feed.ALLOWANCE
+    assert worse.verdict.startswith(f"NDCG@10 is {worse.figures['new']['ndcg']:.4f}, that of live")
+
+
+def test_whom_a_learner_follows_counts_beside_a_ranker(ann: APIClient, catalogue: list[Item]) -> None:
+    history(catalogue, learners=60)
+    learned()
+    by_tess = enriched("By Tess", place=22, author="Tess", subject="study")
+    does(ann, catalogue[10], "complete")
+    assert ann.post("/api/v1/feed/follows", {"author": "Tess"}).status_code == 200
+    scores_request()
+    work()
+    parts = {part["name"]: part for part in ann.get(f"/api/v1/feed/{by_tess.id}/why").json()["parts"]}
+    assert parts["followed"] == {"name": "followed", "value": 1.0, "weight": 0.4, "contribution": 0.4}
+    assert parts["language"]["value"] == 1
+
+
+def test_what_was_hidden_is_not_learned_from(ann: APIClient, catalogue: list[Item]) -> None:
+    does(ann, catalogue[0], "click", "hide")
+    does(ann, catalogue[1], "click")
+    rows = feed.everything(feed.catalogue_of(selectors.catalogue_rows()))
+    ids = [row.id for row in selectors.catalogue_rows()]
+    assert [ids[item] for item in rows.items] == [str(catalogue[1].id)]
+
+
+def test_learners_are_scored_all_the_same_where_the_ranker_cannot_be_read(
+    ann: APIClient, catalogue: list[Item]
+) -> None:
+    history(catalogue, learners=60)
+    ranker = learned()
+    Path(ranker.file.path).unlink()
+    Reader.objects.exclude(user__username="ann").delete()
+    does(ann, catalogue[0], "click")
+    scores_request()
+    assert work().result == {"learners": 1}
+    Reader.objects.update(requested_at=timezone.now() - timedelta(hours=1))
+    assert scores_request() == []  # nothing better can be had by asking again
+
+
+def test_before_there_are_items_nobody_is_scored(ann: APIClient) -> None:
+    item = item_create(user=None, title="not read by models yet")
+    does(ann, item, "click")
+    scores_request()
+    assert work().result == {"learners": 0}
+
+
+def test_who_leaves_meanwhile_does_not_stop_the_others(
+    ann: APIClient, catalogue: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bob = learner("bob")
+    for client in (ann, bob):
+        does(client, catalogue[0], "click")
+    scores_request()
+    ranked = feed.rankings
+
+    def while_one_leaves(*args: Any) -> Any:
+        user_erase(user=User.objects.get(username="ann"))
+        return ranked(*args)
+
+    monkeypatch.setattr(feed, "rankings", while_one_leaves)
+    job = work()
+    assert (job.state, job.result) == (State.SUCCEEDED, {"learners": 1})
+    assert set(Ranking.objects.values_list("user__username", flat=True)) == {"bob"}
+
+
+def test_who_did_something_comes_before_those_whom_only_a_new_ranker_concerns(
+    ann: APIClient, catalogue: list[Item]
+) -> None:
+    now = timezone.now()
+    ages = {"waits": 2, "waits longer": 5, "outdated": 60 * 24, "away": 60 * 24 * 31}
+    for name, minutes in ages.items():
+        user = User.objects.create_user(name, f"{minutes}@example.org")
+        at = now - timedelta(minutes=minutes)
+        until = at - timedelta(minutes=1) if "waits" in name else at
+        Reader.objects.create(user=user, events_at=at, scored_until=until)
+    due = selectors.reader_list_due(now=now, ranker="new", patience=timedelta(minutes=1))
+    assert list(due.values_list("user__username", flat=True)) == ["waits longer", "waits", "outdated"]
 
 
 def test_new_items_can_be_shown_before_a_ranker_knows_them(ann: APIClient, catalogue: list[Item]) -> None:
