@@ -158,7 +158,7 @@ def rates() -> None:
     from apps.feed.selectors import catalogue_rows, ranker_live
     from apps.feed.services import ranker_request
     from apps.jobs.models import ACTIVE, Job
-    from workers.scoring.feed.catalogue import Batch
+    from workers.scoring.feed.catalogue import Batch, Learner
     from workers.scoring.feed.model import blocks, propose
     from workers.tasks import feed
 
@@ -177,11 +177,15 @@ def rates() -> None:
     feed._state = None
     model = feed.state().model
     users = np.arange(min(SCORED, past.shape[0]))
-    batches = [Batch(past.of_users(block)) for block in blocks(users)]
+    people = [
+        Learner(interests=frozenset({SUBJECTS[user % 6]}), follows=frozenset({f"a{user % 300}"})) for user in users
+    ]
+    batches = [Batch(past.of_users(block), [people[user] for user in block]) for block in blocks(users)]
     began = time.perf_counter()
     proposed = [propose(model.sources, batch) for batch in batches]
     seconds = time.perf_counter() - began
-    show("retrieval", f"{len(users) * len(catalogue) * len(model.sources) / seconds / 1e6:,.1f} million pairs/s")
+    rate = len(users) * len(catalogue) / seconds / 1e6
+    show("retrieval", f"{rate:,.1f} million pairs of learner and item/s, each by {len(model.sources)} sources")
     began = time.perf_counter()
     ranked = sum(len(model.engagement(found)) for found in proposed)
     show("ranking", f"{ranked / (time.perf_counter() - began):,.0f} pairs/s")
@@ -192,7 +196,8 @@ def rates() -> None:
     began = time.perf_counter()
     for start in range(0, len(ids), feed.AT_ONCE):
         feed.score(ids[start : start + feed.AT_ONCE])
-    show("scoring pass, with its reads and writes", f"{len(ids) / (time.perf_counter() - began):,.0f} learners/s")
+    rate = len(ids) / (time.perf_counter() - began)
+    show(f"scoring {len(ids)} learners, with all reads and writes", f"{rate:,.0f} learners/s")
     with connection.cursor() as cursor:  # nobody else is to be scored while requests are timed
         cursor.execute("UPDATE feed_reader SET events_at = NULL WHERE scored_until IS NULL")
 

@@ -149,6 +149,17 @@ def test_what_hardly_anybody_was_shown_is_tried(ann: APIClient, catalogue: list[
     assert tried[0]["reasons"] == [["explore", ""]]
 
 
+def test_a_scored_feed_entertains_too_where_much_teaches_what_interests(
+    ann: APIClient, catalogue: list[Item]
+) -> None:
+    for number in range(150):  # more than any source proposes
+        enriched(f"more {number}", place=30, subject="biology", level="beginner")
+    does(ann, catalogue[30], "click")
+    scores_request()
+    work()
+    assert sum(title.startswith("fun") for title in titles(page(ann))) == 4
+
+
 def history(catalogue: list[Item], learners: int) -> None:
     """Each learner does the lessons of a subject one after the other, from some lesson on."""
     now = timezone.now()

@@ -1,14 +1,18 @@
 """How well the feed foresees what people do next, beside well-known recommenders: what `manage.py feed_eval` runs.
 
 `--train` and `--test` are CSV files with the columns user,item[,timestamp][,event][,value]. All that is learned is
-learned from train; for each learner of test, all items of train that they have not done there are ranked.
+learned from train; for each learner of test, all items of train that they have not done there are ranked. Events count
+as in the feed: impressions not at all, a `dwell` by its `value` in seconds, and what was hidden as if never done;
+those of other names, and rows without one, count 1.
 """
 
 import argparse
 import csv
 import json
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +24,11 @@ from workers.scoring.feed.catalogue import Batch
 from workers.scoring.feed.interactions import Interactions
 from workers.scoring.feed.model import FeedModel, blocks
 
-NOT_TAKEN_TO = ("impression", "hide")
+WEIGHTS = {"impression": 0.0, "hide": 0.0, "click": 1.0, "save": 2.0, "like": 3.0, "complete": 3.0}
+DWELT_S, DWELL_S = 10.0, 30.0  # a shorter dwell is none; and how long one is that counts 1
 TUNED_ON = 0.2  # of train, the last of each learner
 Figures = dict[str, float]
+Row = tuple[int, int, float, float]  # user, item, time, weight
 
 
 class BadFile(ValueError):
@@ -39,10 +45,9 @@ def main() -> None:
     if options.k < 1:
         parser.error("--k must be at least 1")
     try:
-        before, after = read(options.train, options.test)
+        figures = evaluated(*read(options.train, options.test), options.k)
     except (BadFile, OSError) as error:
         sys.exit(str(error))
-    figures = evaluated(before, after, options.k)
     print(table(figures, options.k))
     if options.json:
         baselines = {name: found for name, found in figures.items() if name != "lyo"}
@@ -81,6 +86,8 @@ def compared(
 def tuned(name: str, past: Interactions) -> Scorer:
     """The baseline with the parameters that foresee the end of `past` best, learned from all of it."""
     held = past.last_share(TUNED_ON)
+    if not held.any():  # nobody did two things
+        return next(iter(BASELINES[name](past)))
     before, after = past.keep(~held), past.keep(held)
     found = [
         measured(partial(_recommended, scorer, before, 10), before, after, 10)["ndcg"]
@@ -146,15 +153,38 @@ def read(train: Path, test: Path) -> tuple[Interactions, Interactions]:
     items: dict[str, int] = {}
     parts = [_rows(path, users, items) for path in (train, test)]
     shape = (len(users), len(items))
-    before, after = (
-        Interactions.of(np.array(of), np.array(what), np.array(when), np.ones(len(of), np.float32), shape)
-        for of, what, when in parts
-    )
+    before, after = (_interactions(rows, shape) for rows in parts)
     return before, after
 
 
-def _rows(path: Path, users: dict[str, int], items: dict[str, int]) -> tuple[list[int], list[int], list[float]]:
-    found: tuple[list[int], list[int], list[float]] = ([], [], [])
+def _interactions(rows: list[Row], shape: tuple[int, int]) -> Interactions:
+    users, chosen, times, weights = map(np.array, zip(*rows, strict=True))
+    return Interactions.of(users, chosen, times, weights, shape)
+
+
+def _rows(path: Path, users: dict[str, int], items: dict[str, int]) -> list[Row]:
+    found: list[Row] = []
+    hidden: set[tuple[int, int]] = set()
+    try:
+        for line, row in _records(path):
+            pair = users.setdefault(row["user"], len(users)), items.setdefault(row["item"], len(items))
+            if row.get("event") == "hide":
+                hidden.add(pair)
+            elif weight := _weight(path, line, row):
+                time = _number(path, line, row, "timestamp") if row.get("timestamp") else float(line)
+                found.append((*pair, time, weight))
+    except UnicodeDecodeError:
+        raise BadFile(f"{path} is not UTF-8") from None
+    except csv.Error as error:
+        raise BadFile(f"{path}: {error}") from None
+    found = [row for row in found if row[:2] not in hidden]
+    if not found:
+        raise BadFile(f"{path}: there are no rows of what anybody took to")
+    return found
+
+
+def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Lines by their numbers."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if missing := {"user", "item"} - set(reader.fieldnames or ()):
@@ -162,20 +192,23 @@ def _rows(path: Path, users: dict[str, int], items: dict[str, int]) -> tuple[lis
                 f"{path}: there is no column {min(missing)!r} (expected user,item[,timestamp][,event][,value])"
             )
         for row in reader:
-            if row.get("event") in NOT_TAKEN_TO:
-                continue
             if not row["user"] or not row["item"]:
                 raise BadFile(f"{path}, line {reader.line_num}: user and item must not be empty")
-            try:
-                time = float(row["timestamp"]) if row.get("timestamp") else float(reader.line_num)
-            except ValueError:
-                raise BadFile(f"{path}, line {reader.line_num}: timestamp {row['timestamp']!r} is no number") from None
-            found[0].append(users.setdefault(row["user"], len(users)))
-            found[1].append(items.setdefault(row["item"], len(items)))
-            found[2].append(time)
-    if not found[0]:
-        raise BadFile(f"{path}: there are no rows")
-    return found
+            yield reader.line_num, row
+
+
+def _weight(path: Path, line: int, row: dict[str, str]) -> float:
+    if row.get("event") != "dwell":
+        return WEIGHTS.get(row.get("event") or "", 1.0)
+    seconds = _number(path, line, row, "value") if row.get("value") else 0.0
+    return min(seconds / DWELL_S, 3.0) if seconds >= DWELT_S else 0.0
+
+
+def _number(path: Path, line: int, row: dict[str, str], name: str) -> float:
+    with suppress(ValueError):
+        if math.isfinite(value := float(row[name])):
+            return value
+    raise BadFile(f"{path}, line {line}: {name} {row[name]!r} is no number")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The feed's model: sources propose, and a ranker learned from what people did next orders what they proposed."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -16,7 +17,7 @@ from workers.scoring.feed.sources import SOURCES, Source
 HELD = 0.2  # the share of each learner's rows, and of all time, that the ranker learns to foresee
 LEARNERS = 2500  # from whom it learns, at most
 PROPOSED = 100  # items of each source
-AT_ONCE = 256  # learners
+AT_ONCE, THREADS = 256, 2  # learners of a block, and sources that look at it at a time
 TREES: dict[str, Any] = {
     "objective": "lambdarank",
     "lambdarank_truncation_level": 20,
@@ -34,7 +35,12 @@ TREES: dict[str, Any] = {
 }
 ROUNDS = 150
 LEAST = 20  # learners from whom it can learn; with fewer, what sources say is added up
-TRUST = {"item_to_item": 1.0, "sequence": 1.0, "similar": 1.0, "next_topic": 0.7, "followed": 0.7, "trending": 0.4}
+TRUST = {
+    **dict.fromkeys(("item_to_item", "sequence", "similar"), 1.0),
+    **dict.fromkeys(("next_topic", "followed"), 0.7),
+    "trending": 0.4,
+    "popular": 0.1,
+}
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,8 @@ def _lessons(
         learners = np.sort(np.random.default_rng(1).choice(learners, LEARNERS, replace=False))
     for users in blocks(learners):
         found = propose(sources, Batch(before.of_users(users)))
+        if not len(found.rows):
+            continue
         hit = np.asarray(after.matrix[users][found.rows, found.items]).ravel() > 0
         useful = np.bincount(found.rows, hit, minlength=len(users)) > 0
         kept = useful[found.rows]
@@ -163,20 +171,26 @@ def blocks(users: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def propose(sources: tuple[Source, ...], batch: Batch, allowed: np.ndarray | None = None) -> Proposals:
-    """What any source has among its best, with what all of them say of it; nothing that a learner took to before.
+    """What any source has among its best, with what all of them say of it; nothing that a learner took to before, and
+    nothing for which a source has no reason.
 
     allowed: [learners, items] of bool; without it all.
     """
-    said = [source.scores(batch) for source in sources]
     barred = batch.history.matrix.toarray() > 0
     if allowed is not None:
         barred |= ~allowed
-    count = min(PROPOSED, barred.shape[1])
     chosen = np.zeros(barred.shape, bool)
-    for scores in said:
-        scores[barred] = -np.inf
-        best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-        np.put_along_axis(chosen, best, True, axis=1)
+
+    def asked(source: Source) -> np.ndarray:
+        scores = source.scores(batch)
+        np.copyto(scores, -np.inf, where=barred)
+        best = source.best(scores, PROPOSED)
+        rows, places = np.nonzero(np.take_along_axis(scores, best, axis=1) > 0)
+        chosen[rows, best[rows, places]] = True  # from several threads: none takes anything away
+        return scores
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        said = list(pool.map(asked, sources))
     chosen[barred] = False
     rows, items = chosen.nonzero()
     raw = np.stack([scores[rows, items] for scores in said], axis=1)

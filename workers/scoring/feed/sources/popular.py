@@ -7,6 +7,7 @@ from workers.scoring.feed.catalogue import Batch, Catalogue
 from workers.scoring.feed.interactions import Interactions
 from workers.scoring.feed.sources.source import Source
 
+LEAST = np.float32(1e-6)  # for what nobody did yet is better than nothing
 DAY_S = 86_400.0
 HALF_LIFE_S = 3 * DAY_S
 HALF_LIFE_SHARE = 0.05  # of all the time that is known, where that is longer
@@ -21,7 +22,7 @@ class Popular(Source):
 
     @classmethod
     def fit(cls, past: Interactions, catalogue: Catalogue | None) -> "Popular":
-        return cls(np.log1p(np.bincount(past.items, minlength=past.shape[1])).astype(np.float32))
+        return cls(LEAST + np.log1p(np.bincount(past.items, minlength=past.shape[1])).astype(np.float32))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"counts": self.counts}

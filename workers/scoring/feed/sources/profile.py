@@ -3,9 +3,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from workers.scoring.feed.catalogue import LEVELS, Batch, Catalogue, Learner
+from workers.scoring.feed.catalogue import LEVELS, TEACHES, Batch, Catalogue, Learner
 from workers.scoring.feed.interactions import Interactions
-from workers.scoring.feed.sources.source import Source
+from workers.scoring.feed.sources.source import Source, largest
 
 LEVEL, QUALITY, TREND = 0.4, 0.3, 0.1  # beside an interest's 1
 
@@ -27,6 +27,12 @@ class Profile(Source):
         for row, learner in enumerate(batch.learners):
             scores[row] = self.interest(learner) + LEVEL * self.level(learner) + known
         return scores
+
+    def best(self, scores: np.ndarray, count: int) -> np.ndarray:
+        """Of what teaches and of what does not, so that there is some of both to be mixed."""
+        teaches = self.catalogue.educational >= TEACHES
+        kinds = (np.flatnonzero(teaches), np.flatnonzero(~teaches))
+        return np.hstack([kind[largest(scores[:, kind], count // 2)] for kind in kinds])
 
     def interest(self, learner: Learner) -> np.ndarray:
         """[items] of 0 or 1."""

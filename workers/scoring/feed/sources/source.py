@@ -22,6 +22,10 @@ class Source(ABC):
     def scores(self, batch: Batch) -> np.ndarray:
         """[learners, items] of float32; 0: nothing speaks for it."""
 
+    def best(self, scores: np.ndarray, count: int) -> np.ndarray:
+        """[learners, at most `count`] of items: those that it proposes. scores: its own, -inf for what is barred."""
+        return largest(scores, count)
+
     def about(self, batch: Batch, learner: int, items: np.ndarray) -> list[int | str]:
         """What the reason for each item names: an item's place, a word, or "" where there is nothing to name."""
         return [""] * len(items)
@@ -34,6 +38,12 @@ class Source(ABC):
     def of(cls, arrays: dict[str, np.ndarray], catalogue: Catalogue) -> "Source | None":
         """From what was kept; items that have come since are at the catalogue's end."""
         return cls.fit(Interactions.none(len(catalogue)), catalogue)
+
+
+def largest(scores: np.ndarray, count: int) -> np.ndarray:
+    """[rows, at most `count`]: the places of the largest in each row, in no order."""
+    first = max(scores.shape[1] - count, 0)
+    return np.argpartition(scores, first, axis=1)[:, first:] if scores.size else np.zeros((len(scores), 0), np.int64)
 
 
 def strongest(matrix: csr_matrix, count: int) -> csr_matrix:
