@@ -65,7 +65,8 @@ def item_create(*, user: User | None, topics: Iterable[Topic] = (), **fields: An
 def item_update(*, item: Item, topics: Iterable[Topic] | None = None, **fields: Any) -> Item:
     before = item.source
     _assign(item, fields)
-    item.save()
+    derived = ("text", "source") if {"title", "body"} & fields.keys() else ()
+    item.save(update_fields=[*fields, *derived, "updated_at"])  # what another changes meanwhile stays
     if topics is not None:
         item.topics.set(topics)
     if item.source != before:

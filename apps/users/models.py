@@ -57,7 +57,9 @@ class User(auth_models.AbstractUser):
         null=True, blank=True, validators=[MinValueValidator(1900)], help_text="Who gives none counts as a minor."
     )
     training_consented_at = models.DateTimeField(
-        null=True, blank=True, help_text="Since when models may learn from what the user does; empty is never."
+        null=True,
+        blank=True,
+        help_text="Since when what the user says and does may become training data; empty is never.",
     )
 
     objects: ClassVar[UserManager] = UserManager()

@@ -16,7 +16,9 @@ class PasswordField(serializers.CharField):
 
 
 class UserSerializer(serializers.ModelSerializer[User]):
-    training_consent = serializers.BooleanField(help_text="Whether models may learn from what the user does.")
+    training_consent = serializers.BooleanField(
+        help_text="Whether what the user says and does may become training data."
+    )
 
     class Meta:
         model = User
@@ -37,7 +39,7 @@ class UserSerializer(serializers.ModelSerializer[User]):
 
 class UserUpdateSerializer(StrictSerializer, serializers.ModelSerializer[User]):
     training_consent = serializers.BooleanField(
-        required=False, help_text="Whether models may learn from what you do from now on; adults only."
+        required=False, help_text="Whether what you say and do from now on may become training data; adults only."
     )
 
     class Meta:

@@ -149,9 +149,7 @@ def test_what_hardly_anybody_was_shown_is_tried(ann: APIClient, catalogue: list[
     assert tried[0]["reasons"] == [["explore", ""]]
 
 
-def test_a_scored_feed_entertains_too_where_much_teaches_what_interests(
-    ann: APIClient, catalogue: list[Item]
-) -> None:
+def test_a_scored_feed_entertains_too_where_much_teaches_what_interests(ann: APIClient, catalogue: list[Item]) -> None:
     for number in range(150):  # more than any source proposes
         enriched(f"more {number}", place=30, subject="biology", level="beginner")
     does(ann, catalogue[30], "click")
