@@ -168,9 +168,12 @@ def author_unfollow(*, user: User, author: str) -> None:
 
 
 def _rescore(user: User) -> None:
-    """Who has done nothing yet has no scores to make anew."""
-    if Reader.objects.filter(user=user).exclude(events_at=None).exists():
+    """By a worker; for who has done nothing yet, when the feed is asked for next."""
+    readers = Reader.objects.filter(user=user)
+    if readers.exclude(events_at=None).exists():
         _reader_touch(user)
+    else:
+        readers.update(profile="")
 
 
 # --- rankings ---

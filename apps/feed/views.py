@@ -6,6 +6,7 @@ from rest_framework import status
 from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 
+from apps.common.serializers import RefusalSerializer
 from apps.common.views import ApiView
 from apps.feed import selectors, services
 from apps.feed.entries import Entry
@@ -38,7 +39,7 @@ class FeedView(ApiView):
 
 
 class Feed(FeedView):
-    @extend_schema(parameters=[FeedQuerySerializer, STATE], responses=FeedSerializer)
+    @extend_schema(parameters=[FeedQuerySerializer, STATE], responses={200: FeedSerializer, 410: RefusalSerializer})
     def get(self, request: AuthenticatedRequest) -> Response:
         """What to learn next. Pages of one ranking go on as they began, while a newer one is made; after half an hour
         in which none is asked for, 410."""

@@ -207,8 +207,6 @@ def test_what_is_in_the_learner_s_language_and_by_whom_they_follow_comes_first(
     ann.post(f"{FEED}/follows", {"author": "Tess"})
     Weights.objects.create(followed=5)
     caches["process"].clear()
-    Ranking.objects.all().delete()
-    redis.cache().flushdb()
     first = page(ann)["results"][0]
     assert (first["item"]["title"], first["reasons"][0]["text"]) == ("by Tess", "By Tess, whom you follow.")
     bea = learner("bea", interests=["biology"], level="beginner", language="de")
