@@ -279,6 +279,8 @@ def _list(title: str, icon: str, model: str) -> dict[str, Any]:
     return _link(title, icon, f"{app}_{name}_changelist", f"{app}.view_{name}")
 
 
+IMPORT_EXPORT_IMPORT_PERMISSION_CODE = "change"
+IMPORT_EXPORT_EXPORT_PERMISSION_CODE = "view"
 UNFOLD = {
     "SITE_TITLE": "Lyo",
     "SITE_HEADER": "Lyo",

@@ -12,11 +12,12 @@ IDEMPOTENCY_KEY_LENGTH = 200
 class ApiView(APIView):
     """What the views of `/api/v1` have in common."""
 
-    def validated(self, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """The request's body in the serializer's form; raises `ValidationError` that names each wrong field."""
+    def validated(self, serializer_class: type[serializers.Serializer[Any]], partial: bool = False) -> dict[str, Any]:
+        """The request's body in the serializer's form, or the fields that it has of that; raises `ValidationError` that
+        names each wrong field."""
         if "Transfer-Encoding" in self.request.headers:  # REST framework would take the body for empty
             raise LengthRequired
-        serializer = serializer_class(data=self.request.data, context={"request": self.request})
+        serializer = serializer_class(data=self.request.data, partial=partial, context={"request": self.request})
         serializer.is_valid(raise_exception=True)
         data: dict[str, Any] = serializer.validated_data
         return data

@@ -1,7 +1,10 @@
 from typing import Any
 
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import QuerySet
+from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from import_export import fields, resources
 from import_export.admin import ImportExportModelAdmin
@@ -12,10 +15,11 @@ from unfold.contrib.import_export.forms import ExportForm, ImportForm
 from unfold.decorators import display
 
 from apps.content import services
-from apps.content.html import sanitised, words_of
+from apps.content.html import sanitised
 from apps.content.models import Course, Item, Lesson, Topic, Unit
 from apps.content.selectors import enrichment_progress
 
+CIRCLE = "Its parents or its prerequisites lead back to the topic itself."
 EDUCATIONAL = {"teaches": "success", "entertains": "info"}
 
 
@@ -28,6 +32,11 @@ class TopicResource(resources.ModelResource):
         import_id_fields = ("slug",)
         fields = ("slug", "name", "subject", "parent", "prerequisites", "position")
         clean_model_instances = True
+
+    def save_m2m(self, instance: Topic, row: Any, **kwargs: Any) -> None:
+        super().save_m2m(instance, row, **kwargs)
+        if services.topic_leads_to_itself(instance):
+            raise ValidationError(CIRCLE)
 
 
 class ItemResource(resources.ModelResource):
@@ -59,18 +68,38 @@ class ItemResource(resources.ModelResource):
         )
 
     def before_import_row(self, row: dict[str, Any], **kwargs: Any) -> None:
-        row["body"] = sanitised(str(row.get("body") or ""))
-        row["tags"] = [tag.strip() for tag in str(row.get("tags") or "").split(";") if tag.strip()]
+        """Of columns that a sheet has not, items keep what they have."""
+        if not str(row.get("key") or "").strip():
+            raise ValidationError("It has no key, by which it would be known again.")
+        if "body" in row:
+            row["body"] = sanitised(str(row["body"] or ""))
+        if "tags" in row:
+            row["tags"] = [tag.strip() for tag in str(row["tags"] or "").split(";") if tag.strip()]
 
     def before_save_instance(self, instance: Item, row: Any, **kwargs: Any) -> None:
-        instance.text = words_of(instance.body)
+        services.item_derive(instance)
 
     def dehydrate_tags(self, item: Item) -> str:
         return ";".join(item.tags)
 
 
+class TopicForm(ModelForm):  # type: ignore[type-arg]
+    def clean(self) -> dict[str, Any]:
+        """Nothing comes before itself: tried, and taken back."""
+        cleaned = super().clean() or {}
+        if self.instance.pk and not self.errors:
+            with transaction.atomic():
+                Topic.objects.filter(pk=self.instance.pk).update(parent=cleaned["parent"])
+                self.instance.prerequisites.set(cleaned["prerequisites"])
+                if services.topic_leads_to_itself(self.instance):
+                    self.add_error(None, CIRCLE)
+                transaction.set_rollback(True)
+        return cleaned
+
+
 @admin.register(Topic)
 class TopicAdmin(ModelAdmin, ImportExportModelAdmin):
+    form = TopicForm
     resource_classes = [TopicResource]
     import_form_class, export_form_class = ImportForm, ExportForm
     list_display = ("name", "slug", "subject", "parent", "position")
@@ -118,9 +147,11 @@ class ItemAdmin(ModelAdmin, ImportExportModelAdmin):
         return False  # what learners did with it stays: it is archived
 
     def save_model(self, request: HttpRequest, obj: Item, form: Any, change: bool) -> None:
-        if not change:
-            obj.user = request.user  # type: ignore[assignment]  # who is in the admin is logged in
-        services.item_update(item=obj, body=obj.body)
+        fields = {name: form.cleaned_data[name] for name in form.changed_data if name != "topics"}
+        if change:
+            services.item_update(item=obj, **fields)
+        else:  # who is in the admin is logged in
+            obj.pk = services.item_create(user=request.user, **fields).pk  # type: ignore[arg-type]
 
     @admin.action(description="Archive", permissions=["change"])
     def archive(self, request: HttpRequest, queryset: QuerySet[Item]) -> None:

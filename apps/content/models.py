@@ -109,7 +109,8 @@ class Enrichment(models.Model):
 
     item = models.OneToOneField(Item, primary_key=True, on_delete=models.CASCADE, related_name="enrichment")
     source = models.CharField(max_length=64, help_text="sha256 of what was read.")
-    models_digest = models.CharField(max_length=64, help_text="sha256 of the models that read it.")
+    model = models.CharField(max_length=100, blank=True, help_text="That made the embedding.")
+    models_digest = models.CharField(max_length=64, help_text="sha256 of it and of the heads on it.")
     embedding = VectorField(dimensions=EMBEDDING)
     educational = models.FloatField(help_text="The probability that it teaches, rather than entertains.")
     quality = models.FloatField(help_text="0 to 1.")
@@ -121,6 +122,7 @@ class Enrichment(models.Model):
         indexes = [
             HnswIndex(name="enrichment_embedding", fields=["embedding"], opclasses=["vector_ip_ops"]),
             models.Index(fields=["models_digest"], name="enrichment_models"),
+            models.Index(fields=["-enriched_at"], name="enrichment_last"),
         ]
 
     def __str__(self) -> str:

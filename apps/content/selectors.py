@@ -5,7 +5,7 @@ from django.db.models import Case, F, Prefetch, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce, NullIf
 from rest_framework.exceptions import NotFound
 
-from apps.content.models import Course, Item, Status, Topic
+from apps.content.models import Course, Enrichment, Item, Status, Topic
 from apps.users.models import Role, User
 
 
@@ -91,11 +91,17 @@ def item_source(item: Item) -> str:
 
 
 def item_pending(*, models_digest: str | None = None) -> QuerySet[Item]:
-    """What is to be enriched: first what never was, then what has changed, then what other models have read."""
+    """What is to be enriched: first what never was, then what has changed, then what other models have read.
+
+    models_digest: of the models; where none is given, of those that read last.
+    """
+    digest = models_digest
+    if digest is None:
+        digest = Enrichment.objects.order_by("-enriched_at").values_list("models_digest", flat=True).first()
     changed = ~Q(enrichment__source=F("source"))
     stale = Q(enrichment=None) | changed
-    if models_digest is not None:
-        stale |= ~Q(enrichment__models_digest=models_digest)
+    if digest is not None:
+        stale |= ~Q(enrichment__models_digest=digest)
     urgency = Case(When(enrichment=None, then=0), When(changed, then=1), default=2)
     return Item.objects.exclude(status=Status.ARCHIVED).filter(stale).order_by(urgency, "-created_at", "-id")
 
@@ -115,7 +121,8 @@ def course_list_for_user(*, user: User, status: str = Status.PUBLISHED, **filter
 
 def course_get_for_user(*, user: User, course_id: UUID) -> Course:
     """With its units and their published lessons. Raises `NotFound` as `item_get_for_user` does."""
-    course = Course.objects.filter(id=course_id).prefetch_related("units__places__item").first()
+    lessons = Prefetch("units__places__item", Item.objects.only("title", "kind", "subject", "duration", "status"))
+    course = Course.objects.filter(id=course_id).prefetch_related(lessons).first()
     if course is None or (course.status != Status.PUBLISHED and not may_change(user, course.user_id)):
         raise NotFound
     return course

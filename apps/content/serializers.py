@@ -7,7 +7,7 @@ from apps.common.serializers import StrictSerializer
 from apps.content.models import DAY_S, Course, Item, Status, Topic, slug_validator
 from apps.users.models import language_validator
 
-LESSONS = 500  # of a course
+LESSONS = 500  # of a unit
 UNITS = 100
 
 
@@ -207,7 +207,8 @@ class LessonsField(serializers.ListField):
 
     def to_internal_value(self, data: Any) -> list[Item]:
         named = super().to_internal_value(data)
-        found = Item.objects.exclude(status=Status.ARCHIVED).in_bulk(named, field_name=self.name)
+        items = Item.objects.exclude(status=Status.ARCHIVED).only("id", "key")
+        found = items.in_bulk(named, field_name=self.name)
         if unknown := [one for one in named if one not in found]:
             raise serializers.ValidationError(f"There is no item {unknown[0]}.", code="does_not_exist")
         if len(found) < len(named):
@@ -218,6 +219,12 @@ class LessonsField(serializers.ListField):
 class UnitWriteSerializer(StrictSerializer):
     title = serializers.CharField(max_length=200)
     lessons = LessonsField(default=list, max_length=LESSONS, help_text="Ids of items, in order.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """A unit is whole, also where only a part of its course is given: then REST framework asks for no field."""
+        if "title" not in attrs:
+            raise serializers.ValidationError({"title": [self.fields["title"].error_messages["required"]]})
+        return {"lessons": [], **attrs}
 
 
 class CourseWriteSerializer(StrictSerializer):

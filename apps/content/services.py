@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
-from rest_framework.exceptions import ValidationError
+from rest_framework.exceptions import NotFound, ValidationError
 
 from apps.content.html import sanitised, words_of
 from apps.content.models import Course, Enrichment, Item, Lesson, Status, Topic, Unit
@@ -24,12 +24,12 @@ def topic_save(*, slug: str, parent: Topic | None = None, prerequisites: Iterabl
     """Make the topic, or change it. Raises `ValidationError` where it would come before itself."""
     topic = Topic.objects.update_or_create(slug=slug, defaults={"parent": parent, **fields})[0]
     topic.prerequisites.set(prerequisites)
-    if _leads_to_itself(topic):
+    if topic_leads_to_itself(topic):
         raise ValidationError({"prerequisites": ["They lead back to the topic itself."]})
     return topic
 
 
-def _leads_to_itself(topic: Topic) -> bool:
+def topic_leads_to_itself(topic: Topic) -> bool:
     """Whether it is among its own ancestors, or among all that must be known before it."""
     edges: dict[Any, set[Any]] = {}
     for before, after in Topic.prerequisites.through.objects.values_list("to_topic", "from_topic"):
@@ -63,10 +63,11 @@ def item_create(*, user: User | None, topics: Iterable[Topic] = (), **fields: An
 
 @transaction.atomic
 def item_update(*, item: Item, topics: Iterable[Topic] | None = None, **fields: Any) -> Item:
+    """Returns the item as it then is: with what others have changed meanwhile."""
+    item = Item.objects.select_for_update().get(pk=item.pk)
     before = item.source
     _assign(item, fields)
-    derived = ("text", "source") if {"title", "body"} & fields.keys() else ()
-    item.save(update_fields=[*fields, *derived, "updated_at"])  # what another changes meanwhile stays
+    item.save()
     if topics is not None:
         item.topics.set(topics)
     if item.source != before:
@@ -81,9 +82,11 @@ JOB_KIND = "enrich"
 
 @transaction.atomic
 def enrichment_request() -> Job | None:
-    """Have a worker look at what waits, unless one is at it: what comes too late for that one, beat asks for."""
+    """Have a worker look at what waits, unless one is at it or is being asked: what comes too late, beat asks for."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('enrichment', 0))")
+        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended('enrichment', 0))")
+        if cursor.fetchone() == (False,):
+            return None
     if Job.objects.filter(kind=JOB_KIND, state__in=ACTIVE).exists():
         return None
     return job_create(kind=JOB_KIND, request={})
@@ -106,9 +109,13 @@ def item_archive(*, items: QuerySet[Item]) -> int:
 def _assign(item: Item, fields: Fields) -> None:
     for name, value in fields.items():
         setattr(item, name, value)
-    if "body" in fields:
-        item.body = sanitised(fields["body"])
-        item.text = words_of(item.body)
+    item_derive(item)
+
+
+def item_derive(item: Item) -> None:
+    """Sanitise the body, and set what follows from title and body."""
+    item.body = sanitised(item.body)
+    item.text = words_of(item.body)
     item.source = sha256(item_source(item).encode()).hexdigest()
 
 
@@ -129,8 +136,8 @@ def item_put(*, key: str, topics: Sequence[Topic] = (), **fields: Any) -> Outcom
         item_create(user=None, key=key, topics=topics, **fields)
         return Outcome.ADDED
     before = _state(item)
-    item_update(item=item, topics=topics, **fields)
-    return Outcome.UNCHANGED if _state(item) == before else Outcome.CHANGED
+    after = _state(item_update(item=item, topics=topics, **fields))
+    return Outcome.UNCHANGED if after == before else Outcome.CHANGED
 
 
 def _state(item: Item) -> tuple[Fields, set[Any]]:
@@ -159,8 +166,8 @@ def course_put(*, key: str, units: Sequence[Fields] = (), **fields: Any) -> Outc
         course_create(user=None, key=key, units=units, **fields)
         return Outcome.ADDED
     before = _course_state(course)
-    course_update(course=course, units=units, **fields)
-    return Outcome.UNCHANGED if _course_state(course) == before else Outcome.CHANGED
+    after = _course_state(course_update(course=course, units=units, **fields))
+    return Outcome.UNCHANGED if after == before else Outcome.CHANGED
 
 
 def _course_state(course: Course) -> tuple[Any, ...]:
@@ -181,7 +188,11 @@ def course_create(*, user: User | None, units: Sequence[Fields] = (), **fields: 
 
 @transaction.atomic
 def course_update(*, course: Course, units: Sequence[Fields] | None = None, **fields: Any) -> Course:
-    """units: if given, they replace those that were there."""
+    """units: if given, they replace those that were there. Returns the course as it then is; raises `NotFound`."""
+    locked = Course.objects.select_for_update().filter(pk=course.pk).first()
+    if locked is None:
+        raise NotFound
+    course = locked
     for name, value in fields.items():
         setattr(course, name, value)
     course.save()

@@ -44,9 +44,7 @@ class ContentView(ApiView):
     def changed(self, serializer_class: type[serializers.Serializer[Any]], made_by: UUID | None) -> dict[str, Any]:
         """The fields that a PATCH has; raises `PermissionDenied` for what is another teacher's."""
         self.check_own(made_by)
-        serializer = serializer_class(data=self.request.data, partial=True)
-        serializer.is_valid(raise_exception=True)
-        return dict(serializer.validated_data)
+        return self.validated(serializer_class, partial=True)
 
     def check_own(self, made_by: UUID | None) -> None:
         if not selectors.may_change(self.request.user, made_by):

@@ -320,7 +320,7 @@ def history_dump(*, item_ids: Sequence[str]) -> bytes:
 
 
 class ItemRow(NamedTuple):
-    """An item for the ranker. shown: whether it may be in a feed."""
+    """An item for the ranker. shown: whether it may be in a feed. topics: as estimated where its author names none."""
 
     id: str
     title: str
@@ -364,9 +364,10 @@ def catalogue_rows() -> list[ItemRow]:
             Coalesce("trend__score", 0.0),
             Coalesce("trend__impressions", 0),
             "status",
+            "enrichment__topics",
         )
     )
-    return [ItemRow._make([str(r[0]), *r[1:-1], r[-1] == Status.PUBLISHED, topics[r[0]]]) for r in rows]
+    return [ItemRow._make([str(r[0]), *r[1:-2], r[-2] == Status.PUBLISHED, topics[r[0]] or r[-1]]) for r in rows]
 
 
 def topic_graph() -> tuple[dict[str, str], list[tuple[str, str]]]:

@@ -7,8 +7,10 @@ class SearchConfig(AppConfig):
 
     def ready(self) -> None:
         from apps.common.examples import source_register
-        from apps.search import selectors
+        from apps.jobs.services import finish_hook_register
+        from apps.search import selectors, services
         from apps.users.services import export_register
 
+        finish_hook_register(services.JOB_KIND, services.understanding_keep)
         source_register(selectors.SOURCE, selectors.query_observe)
         export_register("searches", selectors.query_export)

@@ -8,6 +8,7 @@ import sys
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from django.db import connection, transaction
 from apps.search import retrieval, words
 
 NDCG_AT, RECALL_AT = 10, 100
+BATCH = 1000  # documents, with their vectors as text
 Judged = dict[str, dict[str, int]]
 Vector = Sequence[float]
 TABLE = retrieval.Table("eval_doc", "eval_doc", "place", "words", "embedding", "true")
@@ -30,7 +32,9 @@ def evaluated(docs: Path, queries: Path, qrels: Path) -> dict[str, dict[str, flo
     """NDCG@10 and recall@100 of search and of BM25, over the queries for which anything is judged to fit."""
     documents = texts_of(docs)
     judged = judgements_of(qrels)
-    asked = {key: text for key, text in texts_of(queries).items() if any(judged.get(key, {}).values())}
+    asked = {
+        key: text for key, text in texts_of(queries).items() if any(gain > 0 for gain in judged.get(key, {}).values())
+    }
     if not asked:
         raise BadFile(f"{qrels}: nothing is judged to fit any of the queries")
     with TemporaryDirectory() as name:
@@ -65,10 +69,11 @@ def search_all(
             "ON COMMIT DROP"
         )
         rows = zip(range(len(documents)), documents, doc_vectors, strict=True)
-        cursor.executemany(
-            "INSERT INTO eval_doc VALUES (%s, to_tsvector('english', %s), %s)",
-            [(place, text[:100_000].replace("\0", " "), str(list(vector))) for place, text, vector in rows],
-        )
+        while batch := list(islice(rows, BATCH)):
+            cursor.executemany(
+                "INSERT INTO eval_doc VALUES (%s, to_tsvector('english', %s), %s)",
+                [(place, text[:100_000].replace("\0", " "), str(list(vector))) for place, text, vector in batch],
+            )
         cursor.execute("CREATE INDEX ON eval_doc USING gin (words)")
         cursor.execute("CREATE INDEX ON eval_doc USING hnsw (embedding vector_ip_ops)")
         cursor.execute("SELECT word, ndoc FROM ts_stat('SELECT words FROM eval_doc')")

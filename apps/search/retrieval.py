@@ -15,6 +15,10 @@ DEPTH = 100  # items of each ranking
 K = 60  # of reciprocal rank fusion (Cormack et al., 2009)
 STEMS = 8  # the rarest are looked for: common ones cost most and tell least
 LENGTH = 1  # ts_rank's normalisation: by the logarithm of the length
+SCAN = (  # goes on until a page is full, in large tables and behind rare filters too
+    "SET LOCAL hnsw.iterative_scan = 'strict_order'; SET LOCAL hnsw.ef_search = 100; "
+    "SET LOCAL hnsw.max_scan_tuples = 1000000; SET LOCAL hnsw.scan_mem_multiplier = 8"
+)
 TELLING = 0.1  # of the rarest stem's weight: stems that tell less are ranked by, but not looked for
 
 
@@ -71,7 +75,7 @@ def by_meaning(vector: Sequence[float], table: Table, depth: int = DEPTH, least:
     """  # noqa: S608 - names of ours
     with transaction.atomic():
         with connection.cursor() as cursor:
-            cursor.execute("SET LOCAL hnsw.iterative_scan = 'strict_order'; SET LOCAL hnsw.ef_search = 100")
+            cursor.execute(SCAN)
         return _keys(query, [str(list(vector)), *table.parameters, depth, -least])
 
 

@@ -22,7 +22,7 @@ from apps.users.models import User
 SOURCE = "queries"  # of examples
 KEPT = timedelta(days=90)  # queries
 LEARNERS = 3  # who asked the same, before it is suggested to others
-SUGGESTIONS = 8
+SUGGESTIONS, CONSIDERED = 8, 100
 HEAD = 20_000  # characters of a text in which a snippet is looked for
 OPEN, CLOSE = "\ue000", "\ue001"  # around what was found: no text has them
 
@@ -92,7 +92,7 @@ def suggestions(*, text: str) -> list[str]:
     known = words.vocabulary().knows
     found = [
         *topics[:SUGGESTIONS],
-        *(query for query in asked[:SUGGESTIONS] if known(query)),
+        *[query for query in asked[:CONSIDERED] if known(query)][:SUGGESTIONS],
         *courses.values_list("title", flat=True)[:SUGGESTIONS],
         *titles.values_list("title", flat=True)[:SUGGESTIONS],
     ]

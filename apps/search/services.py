@@ -30,7 +30,7 @@ logger = structlog.get_logger(__name__)
 JOB_KIND = "understand"
 PATIENCE_S = 0.4  # that a search waits for its query to be understood
 DEADLINE = timedelta(seconds=10)
-CACHED_S = 86_400
+CACHED_S = 3600
 LIKE = 0.2  # cosine, from which on an item may be what was meant
 EDUCATIONAL, QUALITY, LEVEL, SUBJECT = 0.06, 0.04, 0.05, 0.1  # beside 1 for what is first by words and by meaning
 LOGGED = 400  # characters of a query
@@ -61,8 +61,8 @@ class Found:
 def search(*, user: User, text: str, filters: dict[str, str]) -> Found:
     """All that is found, best first."""
     text = " ".join(text.split())
-    mended = words.vocabulary().corrected(text)
-    asked = query_ask(user=user, text=mended.lower())
+    mended = words.vocabulary().corrected(text)  # for words alone: what nobody published may be a right word
+    asked = query_ask(user=user, text=text.lower())
     table = _table(filters)
     stems = words.idf(retrieval.stems_of(mended))
     rankings = [retrieval.by_words(stems, table)]  # while a worker reads the query
@@ -122,7 +122,7 @@ class Asked:
 
 def query_ask(*, user: User, text: str) -> Asked:
     """Have a worker understand the query, unless it did before."""
-    key = f"lyo:query:{sha256(text.encode()).hexdigest()}"
+    key = _key(text)
     job = None
     if (known := _cached(key)) is None:
         job = job_create(kind=JOB_KIND, user=user, request={"text": text}, keep=False, deadline=DEADLINE)
@@ -137,7 +137,6 @@ def query_understood(asked: Asked) -> Understanding | None:
         if ended is None or ended.state != State.SUCCEEDED or not ended.result:
             return None
         kept = ended.result
-        _cache(asked.key, kept)
     if kept is None:
         return None
     packed = base64.b64decode(kept["vector"])
@@ -150,6 +149,17 @@ async def _ended(job: Job, seconds: float) -> Job | None:
         return await asyncio.wait_for(streams.wait(job), max(seconds, 0.01))
     except TimeoutError:
         return None
+
+
+def _key(text: str) -> str:
+    return f"lyo:query:{sha256(text.encode()).hexdigest()}"
+
+
+def understanding_keep(job: Job) -> dict[str, Any]:
+    """When a query has been understood, for those who ask the same: also where nobody waited for it so long."""
+    if job.state == State.SUCCEEDED:
+        _cache(_key(job.request["text"]), job.result or {})
+    return {}
 
 
 def _cached(key: str) -> dict[str, Any] | None:

@@ -13,10 +13,11 @@ from rapidfuzz.distance import DamerauLevenshtein
 from apps.content.models import Item, Status
 from apps.search.models import Word
 
-WORD = re.compile(r"[^\W\d_]{4,}")  # shorter ones are too like others
+WORD = re.compile(r"[^\W\d_]{5,}")  # shorter ones are too like others
+PART = re.compile(r"[^\W_]+")
 REFRESH_S = 30.0
 COUNTED_S = 10  # how old the number of items may be
-EDITS = {4: 1, 6: 2, 10: 3}  # that a word of so many letters may have
+EDITS = {5: 1, 7: 2, 10: 3}  # that a word of so many letters may have
 FAMILIAR = ("ph", "f"), ("ck", "k"), ("qu", "kw"), ("x", "ks"), ("th", "t"), ("y", "i"), ("c", "k"), ("z", "s")
 
 
@@ -32,7 +33,8 @@ class Vocabulary:
         return WORD.sub(lambda found: self._nearest(found[0].lower()) or found[0], text)
 
     def knows(self, text: str) -> bool:
-        return all(word in self.documents for word in WORD.findall(text.lower()))
+        """Whether somebody has published each word of it, however short."""
+        return all(word in self.documents for word in PART.findall(text.lower()))
 
     def _nearest(self, word: str) -> str | None:
         """Of the fewest edits in how the words sound; of several the one in most items. None: it is right, or no word

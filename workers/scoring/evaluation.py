@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         train, test = (read(path, field) for path in (options.train, options.test))
         figures = (intent_figures if options.what == "intent" else content_figures)(train, test)
-    except (BadFile, OSError) as error:
+    except UnicodeDecodeError:
+        sys.exit(f"{options.train} or {options.test} is not UTF-8")
+    except (ValueError, OSError) as error:  # scikit-learn's tells what there is too little of
         sys.exit(str(error))
     for name, value in figures.items():
         print(f"{name:20}{value:10.4f}")

@@ -41,9 +41,13 @@ class IntentClassifier:
         if len(labels) < 2:
             raise ValueError("there must be queries of two intents at least")
         found, right = np.zeros(len(given)), np.zeros(len(given), bool)
-        folds = min(FOLDS, int(np.bincount(classes).min()))
-        if folds > 1:
-            for seen, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(vectors, classes):
+        counts = np.bincount(classes)
+        several = np.flatnonzero(counts[classes] > 1)  # one that is alone is learned from, and not judged by
+        if len(several):
+            folds = StratifiedKFold(min(FOLDS, int(counts[counts > 1].min())), shuffle=True, random_state=0)
+            for _, part in folds.split(several, classes[several]):
+                held = several[part]
+                seen = np.setdiff1d(np.arange(len(given)), held)
                 logits = _logits(_weights(vectors[seen], classes[seen], len(labels)), vectors[held])
                 found[held], right[held] = logits.max(1), logits.argmax(1) == classes[held]
         right &= given != OOS

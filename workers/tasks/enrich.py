@@ -48,6 +48,7 @@ def enrich(job: JobRun) -> dict[str, Any]:
             Enrichment(
                 item=item,
                 source=item.source,
+                model=EMBEDDER,
                 models_digest=digest,
                 embedding=vector,
                 educational=judgement.educational,

@@ -172,7 +172,7 @@ def catalogue_of(rows: Iterable[selectors.ItemRow], first: tuple[str, ...] = ())
     items = sorted(rows, key=lambda row: order.get(row.id, len(order)))
     topics, edges = selectors.topic_graph()
     numbers = {slug: place for place, slug in enumerate(topics)}
-    pairs = [(place, numbers[slug]) for place, item in enumerate(items) for slug in item.topics]
+    pairs = [(place, numbers[slug]) for place, item in enumerate(items) for slug in item.topics if slug in numbers]
     needs = [(numbers[after], numbers[before]) for before, after in edges]
     return Catalogue(
         ids=[item.id for item in items],

@@ -14,6 +14,8 @@ from rest_framework.exceptions import ParseError
 from apps.common.parsers import loads
 from apps.content.importers import Record, Unreadable
 
+csv.field_size_limit(10_000_000)  # the form of items says how long a cell may be
+
 KINDS = ("topic", "item", "course")
 LISTS = ("topics", "tags")
 NUMBERS = ("duration",)

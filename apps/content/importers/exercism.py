@@ -23,14 +23,17 @@ def read(path: Path) -> Iterator[Record]:
     file = path / "config.json" if path.is_dir() else path
     try:
         track = json.loads(file.read_text(encoding="utf-8"))
-        exercises = {kind: track["exercises"].get(kind, []) for kind in ("concept", "practice")}
+        exercises = {kind: list(track["exercises"].get(kind) or []) for kind in ("concept", "practice")}
         slug, name = str(track["slug"]), str(track["language"])
         concepts = {concept["slug"]: concept["name"] for concept in track.get("concepts", [])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"{file} is no config.json of an Exercism track: {error!r}") from error
-    yield from _topics(slug, concepts, exercises["concept"])
+    yield from _topics(slug, concepts, [exercise for exercise in exercises["concept"] if isinstance(exercise, dict)])
     for kind, listed in exercises.items():
-        for exercise in listed:
+        for number, exercise in enumerate(listed, start=1):
+            if not isinstance(exercise, dict):
+                yield Record(f"{file.name}, {kind} exercise {number}", error="It is no JSON object.")
+                continue
             place = f"{file.name}, {kind} exercise {exercise.get('slug')!r}"
             if exercise.get("status") in SKIPPED:
                 continue
@@ -44,9 +47,9 @@ def _topics(track: str, concepts: dict[str, str], exercises: list[dict[str, Any]
     """Each after those that it needs; what would come before itself loses the prerequisite that closes the circle."""
     needs: dict[str, list[str]] = {concept: [] for concept in concepts}
     for exercise in exercises:
-        for concept in exercise.get("concepts", []):
+        for concept in exercise.get("concepts") or []:
             if concept in needs:
-                needs[concept] += [one for one in exercise.get("prerequisites", []) if one in concepts]
+                needs[concept] += [one for one in exercise.get("prerequisites") or [] if one in concepts]
     done: dict[str, None] = {}
 
     def visit(concept: str, path: tuple[str, ...]) -> None:
@@ -76,7 +79,7 @@ def _topics(track: str, concepts: dict[str, str], exercises: list[dict[str, Any]
 def _item(
     folder: Path, track: str, language: str, kind: str, exercise: dict[str, Any], concepts: dict[str, str]
 ) -> dict[str, Any]:
-    trained = exercise["concepts"] if kind == "concept" else exercise.get("practices", [])
+    trained = exercise["concepts"] if kind == "concept" else exercise.get("practices") or []
     docs = folder / "exercises" / kind / exercise["slug"] / ".docs"
     texts = [(docs / name).read_text(encoding="utf-8") for name in INSTRUCTIONS if (docs / name).is_file()]
     difficulty = exercise.get("difficulty", 1)

@@ -20,6 +20,37 @@ def test_a_body_is_sanitised_and_its_author_kept(admin_client: Client, admin_use
     assert (item.body, item.text, item.user) == ("<p>Two halves</p>", "Two halves", admin_user)
 
 
+def test_all_that_is_changed_is_kept_and_nothing_else(admin_client: Client) -> None:
+    item = item_create(user=None, title="Halves", body="<p>one</p>", tags=["x"], author="Tess")
+    form = {**FORM, "body": "<p>one</p>", "tags": "x", "author": "Tess"}
+    page = f"{ADMIN}{item.id}/change/"
+    assert admin_client.get(page).status_code == 200
+    Item.objects.update(licence="given meanwhile")
+    changed = {**form, "licence": "given meanwhile", "title": "Thirds", "status": "draft", "level": "advanced"}
+    assert admin_client.post(page, changed).status_code == 302
+    found = Item.objects.get()
+    assert (found.title, found.status, found.level, found.tags) == ("Thirds", "draft", "advanced", ["x"])
+    assert (found.text, found.licence, found.source != item.source) == ("one", "given meanwhile", True)
+
+
+def test_a_topic_does_not_come_before_itself(admin_client: Client) -> None:
+    first = topic_save(slug="a", name="A", subject="math")
+    second = topic_save(slug="b", name="B", subject="math", prerequisites=[first])
+    form = {"slug": "a", "name": "A", "subject": "math", "position": 0}
+    page = f"/admin/content/topic/{first.id}/change/"
+    assert b"lead back to the topic itself" in admin_client.post(page, {**form, "prerequisites": [second.id]}).content
+    assert not first.prerequisites.exists()
+    assert admin_client.post(page, {**form, "name": "Alpha"}).status_code == 302
+    sheet = SimpleUploadedFile(
+        "topics.csv", b"slug,name,subject,parent,prerequisites,position\na,A,math,,b,0\n", "text/csv"
+    )
+    shown = admin_client.post(
+        "/admin/content/topic/import/", {"format": "0", "resource": "0", "import_file": sheet}
+    ).context["result"]
+    assert shown.has_errors() or shown.has_validation_errors()
+    assert not first.prerequisites.exists()
+
+
 def test_items_are_archived_not_deleted(admin_client: Client) -> None:
     item = item_create(user=None, title="Halves")
     admin_client.post(ADMIN, {"action": "archive", "_selected_action": [item.id]})
@@ -32,7 +63,7 @@ def test_a_list_costs_the_same_whatever_its_length(
 ) -> None:
     for number in range(20):
         item_create(user=None, title=str(number))
-    with django_assert_max_num_queries(6):
+    with django_assert_max_num_queries(7):
         assert admin_client.get(ADMIN).status_code == 200
 
 
@@ -52,6 +83,30 @@ def test_a_spreadsheet_goes_out_and_comes_back(admin_client: Client) -> None:
     assert admin_client.post(f"{ADMIN}process_import/", confirmed).status_code == 302
     item = Item.objects.get()
     assert (item.title, item.kind, item.body, item.text, item.tags) == ("Uno", "video", "<p>1</p>", "1", ["z"])
+
+
+def test_a_sheet_changes_only_the_columns_that_it_has(admin_client: Client) -> None:
+    item = item_create(user=None, key="a", title="One", body="<p>1</p>", tags=["x"])
+    upload = SimpleUploadedFile("items.csv", b"key,title\na,Uno\n", "text/csv")
+    page = admin_client.post(f"{ADMIN}import/", {"format": "0", "resource": "0", "import_file": upload})
+    admin_client.post(f"{ADMIN}process_import/", page.context["confirm_form"].initial)
+    found = Item.objects.get()
+    assert (found.title, found.body, found.text, found.tags) == ("Uno", "<p>1</p>", "1", ["x"])
+    assert found.source != item.source  # so that models read it again
+
+
+def test_a_row_without_a_key_is_refused(admin_client: Client) -> None:
+    upload = SimpleUploadedFile("items.csv", b"key,title\n,One\n", "text/csv")
+    page = admin_client.post(f"{ADMIN}import/", {"format": "0", "resource": "0", "import_file": upload})
+    assert "It has no key" in page.content.decode()
+    assert not Item.objects.exists()
+
+
+@pytest.mark.parametrize("path", ["item/import/", "item/export/", "item/process_import/", "topic/import/"])
+def test_sheets_need_the_permission(path: str, db: None) -> None:
+    nobody = Client()
+    nobody.force_login(User.objects.create_user("sid", "sid@example.org", role=Role.STAFF, is_staff=True))
+    assert nobody.post(f"/admin/content/{path}").status_code == 403
 
 
 def test_a_row_with_an_error_is_told_before_anything_is_kept(admin_client: Client) -> None:

@@ -27,6 +27,14 @@ def test_a_course_has_units_and_lessons_in_order(make: Make, teacher: APIClient,
     assert (changed["title"], Unit.objects.count(), Item.objects.count()) == ("Fractions", 1, 3)
 
 
+def test_units_are_whole_also_in_a_part_of_a_course(teacher: APIClient) -> None:
+    url = f"{COURSES}/{teacher.post(COURSES, {'title': 'C'}).json()['id']}"
+    refused = teacher.patch(url, {"units": [{"lessons": []}]})
+    assert (refused.status_code, refused.json()["errors"][0]["attr"]) == (400, "units.0.title")
+    changed = teacher.patch(url, {"units": [{"title": "A"}]}).json()
+    assert (changed["title"], changed["units"]) == ("C", [{"title": "A", "lessons": []}])
+
+
 def test_an_archived_lesson_is_left_out(make: Make, teacher: APIClient, learner: APIClient) -> None:
     kept, archived = make(title="kept"), make(title="archived")
     course = teacher.post(

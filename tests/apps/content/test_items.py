@@ -6,6 +6,7 @@ from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
 from apps.content.models import Enrichment, Item
+from apps.content.services import item_create, item_update
 from tests.apps.content.conftest import ITEMS, Make, client_of
 
 pytestmark = pytest.mark.django_db
@@ -143,3 +144,13 @@ def test_topics_come_in_the_order_of_teaching(topics: None, learner: APIClient) 
     ]
     assert learner.get("/api/v1/content/topics/math-fractions").json() == listed[1]
     assert learner.get("/api/v1/content/topics/math-magic").status_code == 404
+
+
+def test_two_who_change_an_item_at_once_undo_nothing_of_each_other(make: Make, db: None) -> None:
+    made = make(title="Halves", body="<p>old</p>")
+    one, other = (Item.objects.get(id=made["id"]) for _ in range(2))  # both read it before either changes it
+    item_update(item=one, body="<p>new</p>")
+    item_update(item=other, title="Thirds")
+    kept = Item.objects.get()
+    assert (kept.title, kept.body, kept.text) == ("Thirds", "<p>new</p>", "new")
+    assert kept.source == item_create(user=None, title="Thirds", body="<p>new</p>").source

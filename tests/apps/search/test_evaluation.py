@@ -41,6 +41,20 @@ def test_meaning_finds_what_words_do_not(files: dict[str, Path], tmp_path: Path,
     assert "NDCG@10" in capsys.readouterr().out
 
 
+@pytest.mark.django_db
+def test_what_is_judged_not_to_fit_is_no_question(files: dict[str, Path], tmp_path: Path) -> None:
+    with files["qrels"].open("a") as file:
+        file.write("q3\td1\t-1\n")
+    run(files, json=tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["lyo"]["ndcg"] == 1.0
+
+
+def test_files_of_another_encoding_are_refused(files: dict[str, Path]) -> None:
+    files["docs"].write_bytes(b'{"_id": "d", "text": "\xff"}\n')
+    with pytest.raises(CommandError, match="not UTF-8"):
+        run(files)
+
+
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [

@@ -6,6 +6,7 @@ from threading import Event, Thread
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 from django.core.cache import caches
 from django.db import connection
@@ -17,7 +18,7 @@ from apps.common import redis
 from apps.content.models import Enrichment, Item
 from apps.content.services import item_archive, item_create, topic_save
 from apps.jobs.models import Job, State
-from apps.search import words
+from apps.search import retrieval, words
 from apps.search.models import Query, Word
 from apps.search.services import Asked, queries_forget, words_count, words_refresh
 from apps.training.models import Example
@@ -240,6 +241,17 @@ def test_a_query_is_understood_once(ann: APIClient, items: dict[str, Item], work
 
 
 @pytest.mark.django_db(transaction=True)
+def test_what_is_understood_too_late_is_there_for_the_next_who_asks(
+    ann: APIClient, items: dict[str, Item], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert search(ann, "light and leaves")["query"]["degraded"]
+    (job,) = Job.objects.filter(kind="understand")
+    understand.understand(str(job.id))
+    assert not search(ann, "light and leaves")["query"]["degraded"]
+    assert Job.objects.filter(kind="understand").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
 def test_suggestions_of_like_meaning(ann: APIClient, items: dict[str, Item], worker: None) -> None:
     suggestions = ann.get(SUGGEST, {"q": "repeat code with a list in python"}).json()["suggestions"]
     assert suggestions[0] == "Loops in Python"
@@ -266,6 +278,33 @@ def test_what_others_asked_is_suggested_only_in_published_words(ann: APIClient, 
         search(client, "cell loops")
         Query.objects.create(user=client.handler._force_user, text="cell lechery", results=1)
     assert ann.get(SUGGEST, {"q": "cell l"}).json()["suggestions"] == ["cell loops"]
+
+
+def test_short_words_that_nobody_published_are_not_suggested_either(ann: APIClient, items: dict[str, Item]) -> None:
+    for number in range(3):
+        user = User.objects.create_user(f"u{number}", f"u{number}@example.org")
+        for text in ("cell sex", "cell 69", "cell s-e-x", "cell"):
+            Query.objects.create(user=user, text=text, results=1)
+    assert ann.get(SUGGEST, {"q": "cel"}).json()["suggestions"] == ["cell", "Cell division"]
+
+
+def test_pages_are_full_behind_a_rare_filter(items: dict[str, Item]) -> None:
+    chance = np.random.default_rng(0)
+    vectors = chance.standard_normal((3000, 384)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    query = vectors[0]
+    rare = np.argsort(vectors @ query)[:20]  # those farthest from what is asked for
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TEMPORARY TABLE doc (place int PRIMARY KEY, rare bool, embedding vector(384)) ON COMMIT DROP"
+        )
+        rows = [(place, place in rare, str(vector.tolist())) for place, vector in enumerate(vectors)]
+        cursor.executemany("INSERT INTO doc VALUES (%s, %s, %s)", rows)
+        cursor.execute(
+            "CREATE INDEX ON doc USING hnsw (embedding vector_ip_ops); ANALYZE doc; SET LOCAL enable_seqscan = off"
+        )
+    table = retrieval.Table("doc", "doc", "place", "words", "embedding", "rare")
+    assert set(retrieval.by_meaning(query.tolist(), table, depth=20)) == set(rare.tolist())
 
 
 # --- queries and words ---

@@ -47,6 +47,14 @@ def test_a_classifier_is_kept_and_read_as_it_was(tmp_path: Path) -> None:
     assert np.array_equal(kept.weights, classifier.weights)
 
 
+def test_an_intent_of_one_example_does_not_take_away_the_bound() -> None:
+    rows, intents = clouds(3, 40)
+    classifier = IntentClassifier.fit(rows[:81], intents[:81])
+    assert np.isfinite(classifier.threshold)
+    found = classifier.predict(clouds(4, 20, seed=1)[0][60:])
+    assert found.count(OOS) > 15
+
+
 def test_one_intent_alone_cannot_be_learned() -> None:
     with pytest.raises(ValueError, match="two intents at least"):
         IntentClassifier.fit(*clouds(1, 20))

@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from apps.content.models import Item
+from apps.content.models import Enrichment, Item, Topic
 from apps.content.services import item_create, topic_save
 from apps.feed import selectors
 from apps.feed.models import Event, Ranker, Ranking, Reader
@@ -133,6 +133,17 @@ def test_the_next_topic_and_followed_authors_are_reasons(ann: APIClient, catalog
     reasons = {e["item"]["title"]: e["reasons"] for e in page(ann, page_size=100)["results"]}
     assert {"code": "next_topic", "text": "Your next topic: Functions."} in reasons["def"]
     assert {"code": "followed", "text": "By Tess, whom you follow."} in reasons[by_tess.title]
+
+
+def test_topics_are_as_estimated_where_an_author_names_none(ann: APIClient, catalogue: list[Item]) -> None:
+    for slug in ("loops", "functions"):
+        topic_save(slug=slug, name=slug, subject="programming")
+    estimated, named = enriched("def", place=21), enriched("for", place=20)
+    Enrichment.objects.update(topics=["functions", "gone since"])
+    named.topics.set(Topic.objects.filter(slug="loops"))
+    known = feed.catalogue_of(selectors.catalogue_rows())
+    of = {known.ids[row]: known.topic_slugs[column] for row, column in zip(*known.topics.nonzero(), strict=True)}
+    assert (of[str(estimated.id)], of[str(named.id)]) == ("functions", "loops")
 
 
 def test_what_hardly_anybody_was_shown_is_tried(ann: APIClient, catalogue: list[Item]) -> None:

@@ -21,6 +21,8 @@ class Command(BaseCommand):
             figures = evaluated(options["docs"], options["queries"], options["qrels"])
         except (BadFile, OSError) as error:
             raise CommandError(str(error)) from error
+        except UnicodeDecodeError as error:
+            raise CommandError("One of the files is not UTF-8.") from error
         self.stdout.write(f"{'':8}{'NDCG@10':>10}{'recall@100':>12}")
         for name, found in figures.items():
             self.stdout.write(f"{name:8}{found['ndcg']:10.4f}{found['recall']:12.4f}")
