@@ -22,8 +22,9 @@ from apps.feed.entries import Entry
 from apps.feed.models import Ranking
 from apps.feed.selectors import Act
 from apps.inference.selectors import adapter_live
+from workers.protocols import Refused
 from workers.scoring.feed.catalogue import LEVELS, TEACHES, Batch, Catalogue, Learner
-from workers.scoring.feed.evaluation import compared
+from workers.scoring.feed.evaluation import BadFile, compared
 from workers.scoring.feed.interactions import Interactions
 from workers.scoring.feed.model import FeedModel, fit_ranker, fit_sources
 from workers.scoring.feed.ranking import Scored, rankings
@@ -217,7 +218,10 @@ def fit_feed(job: JobRun) -> dict[str, Any]:
     rivals = {"new": early, "added_up": FeedModel(early.sources, None)}
     if live.ranker is not None and ranker is not None and live.ranker.num_feature() == ranker.num_feature():
         rivals["live"] = FeedModel(early.sources, live.ranker)
-    figures = compared(rivals, before, some_of(after))
+    try:
+        figures = compared(rivals, before, some_of(after))
+    except BadFile as error:  # most items may not have been read by models yet
+        raise Refused("too_little", f"a ranker cannot be judged yet: {error}") from error
     data = FeedModel(fit_sources(past, catalogue), ranker, tuple(catalogue.ids)).dump()
     rival = "live" if "live" in figures else "added_up"
     goes_live = figures["new"]["ndcg"] >= figures[rival]["ndcg"] - ALLOWANCE

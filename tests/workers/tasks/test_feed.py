@@ -206,6 +206,14 @@ def test_a_ranker_is_learned_and_goes_live_and_foresees_what_comes_next(
     assert Reader.objects.get(user__username="ann").ranker == ranker.digest
 
 
+def test_too_little_to_judge_a_ranker_by_is_no_bug(ann: APIClient, catalogue: list[Item]) -> None:
+    does(ann, catalogue[0], "complete")
+    ranker_request(minimum=1)
+    job = work("fit_feed")
+    assert (job.state, job.error["code"]) == (State.FAILED, "too_little")
+    assert not Ranker.objects.exists()
+
+
 def learned() -> Ranker:
     assert ranker_request(minimum=1) is not None
     job = work("fit_feed")
