@@ -68,7 +68,13 @@ QUEUE_LIMIT = env.int("LYO_QUEUE_LIMIT", 256)  # jobs that may wait in one queue
 # --- jobs ---
 LEASE_S = env.float("LYO_LEASE_S", 5.0)  # a worker silent for so long has lost its jobs
 HEARTBEAT_S = env.float("LYO_HEARTBEAT_S", 1.5)  # well below the lease, so that one late beat costs nothing
+STALL_S = env.float(
+    "LYO_STALL_S", 120.0, validate=validate.Range(min=1)
+)  # a worker whose interpreter or engine stands still for so long is ended, and started again
 JOB_ATTEMPTS = env.int("LYO_JOB_ATTEMPTS", 5, validate=FROM_1)  # a job whose worker dies so often is given up as a bug
+LEASE_LOSSES = env.int(
+    "LYO_LEASE_LOSSES", 20, validate=FROM_1
+)  # so often a job is taken from workers that fall silent, which may be nobody's fault; then it is given up, too
 JOB_DEADLINE_S = env.int("LYO_JOB_DEADLINE_S", 600)  # from acceptance to end, for interactive work
 JOB_RETENTION_DAYS = env.int("LYO_JOB_RETENTION_DAYS", 30)  # ended jobs are deleted after this
 STREAM_TTL_S = env.int("LYO_STREAM_TTL_S", 900)  # a token stream can be replayed so long; later the stored text serves

@@ -60,7 +60,10 @@ class QueueFilter(DropdownFilter):
 class JobAdmin(ModelAdmin):
     """Shows jobs; changes them only as `jobs.services` allows."""
 
-    list_display = ("short_id", "kind", "state_label", "user", "attempt", "worker", "waited", "ran", "created_at")
+    list_display = (
+        *("short_id", "kind", "state_label", "user", "attempt", "crashes", "lease_losses", "worker"),
+        *("waited", "ran", "created_at"),
+    )
     list_filter = (
         ("state", ChoicesDropdownFilter),
         KindFilter,
@@ -77,7 +80,8 @@ class JobAdmin(ModelAdmin):
         (None, {"fields": ("id", "kind", "queue", "state_label", "user", "keep")}),
         ("Work", {"fields": ("request_json", "result_json", "error_json")}),
         ("Times", {"fields": ("created_at", "started_at", "finished_at", "deadline_at", "waited", "ran")}),
-        ("Attempts", {"fields": ("attempt", "max_attempts", "worker", "lease_expires_at", "resend_at")}),
+        ("Attempts", {"fields": ("attempt", "crashes", "max_attempts", "lease_losses", "worker")}),
+        ("Lease", {"fields": ("lease_expires_at", "worker_died", "resend_at")}),
     )
     readonly_fields = ("state_label", "waited", "ran", "request_json", "result_json", "error_json")
 

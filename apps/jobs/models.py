@@ -30,7 +30,9 @@ class Job(TimestampedModel):
       |    \\---> CANCELLED<-/ |
       +---- lease expired ----+   (attempt + 1 at the next claim)
 
-    Only `jobs.services` changes `state`. A worker owns a RUNNING job while it holds `lease_token`.
+    Only `jobs.services` changes `state`. A worker owns a RUNNING job while it holds `lease_token`. A job is given up
+    after `max_attempts` crashes; a lease that was merely lost, because its worker froze or could not reach Postgres,
+    is counted apart.
     """
 
     kind = models.CharField(max_length=50)
@@ -45,12 +47,21 @@ class Job(TimestampedModel):
     keep = models.BooleanField(default=True, help_text="Goes on when nobody reads its stream.")
 
     attempt = models.PositiveSmallIntegerField(default=0, help_text="How often it was claimed; fences stream writes.")
-    max_attempts = models.PositiveSmallIntegerField()
+    crashes = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="How often a worker's process, or its engine, died with it."
+    )
+    max_attempts = models.PositiveSmallIntegerField(help_text="Crashes after which it is given up.")
+    lease_losses = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="How often its worker fell silent, and it was taken from it."
+    )
     worker = models.CharField(max_length=100, blank=True, help_text="Celery node name of the last claimant.")
     lease_token = models.UUIDField(
         null=True, blank=True, help_text="Fences the row: every write of a worker carries it."
     )
     lease_expires_at = models.DateTimeField(null=True, blank=True)
+    worker_died = models.BooleanField(
+        default=False, db_default=False, help_text="The process that holds the lease is known to have ended."
+    )
     resend_at = models.DateTimeField(
         help_text="When the sweeper sends the message again if nobody has claimed the job."
     )

@@ -11,12 +11,13 @@ from uuid import UUID, uuid4
 
 import structlog
 from django.db import connection, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import DateTimeField, F, Func, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from apps.common.errors import Conflict, TooManyRequests
 from apps.jobs import dispatch, streams
+from apps.jobs.metrics import INTERRUPTIONS
 from apps.jobs.models import ACTIVE, Job, State
 from apps.users.models import User
 from lyo import env
@@ -136,31 +137,23 @@ def _send_on_commit(jobs: Collection[Job]) -> None:
 # --- a worker's side ---
 
 
-def job_claim(*, job_id: UUID, worker: str) -> Claim | None:
+def job_claim(*, job_id: UUID, worker: str, token: UUID | None = None) -> Claim | None:
     """Take a queued job for `worker`, or return None if somebody else has it or it has ended.
 
-    One conditional UPDATE decides the race; the returned token fences every later write.
+    One conditional UPDATE decides the race; the token, a new one if none is given, fences every later write.
     """
-    token = uuid4()
+    token = token or uuid4()
     claimed = Job.objects.raw(
         """
         UPDATE jobs_job
            SET state = 'running', worker = %(worker)s, lease_token = %(token)s, lease_expires_at = now() + %(lease)s,
-               attempt = attempt + 1, started_at = coalesce(started_at, now()), updated_at = now()
-         WHERE id = %(id)s AND state = 'queued'
+               worker_died = false, attempt = attempt + 1, started_at = coalesce(started_at, now()), updated_at = now()
+         WHERE id = %(id)s AND (state = 'queued' OR (state = 'running' AND lease_token = %(token)s))
         RETURNING *
         """,
         {"id": job_id, "worker": worker, "token": token, "lease": LEASE},
     )
     return next((Claim(job, token) for job in claimed), None)
-
-
-def job_heartbeat(*, tokens: Collection[UUID]) -> set[UUID]:
-    """Extend the leases of all of a worker's jobs in one UPDATE; returns the tokens that are no longer good."""
-    held = Job.objects.filter(state=State.RUNNING, lease_token__in=tokens)
-    if held.update(lease_expires_at=Now() + LEASE) == len(tokens):
-        return set()
-    return set(tokens) - set(held.values_list("lease_token", flat=True))
 
 
 def job_finish(
@@ -176,25 +169,27 @@ def job_finish(
 def job_progress(*, claim: Claim) -> None:
     """A long job has got on: its worker may be lost as often again as at the beginning."""
     mine = Job.objects.filter(id=claim.job.id, state=State.RUNNING, lease_token=claim.token)
-    mine.update(max_attempts=F("attempt") + env.JOB_ATTEMPTS)
+    mine.update(max_attempts=F("crashes") + env.JOB_ATTEMPTS, lease_losses=0)
 
 
-def job_hand_back(*, claim: Claim, blameless: bool) -> None:
-    """Put a claimed job back into the queue, for another worker to continue; a blameless one is charged no attempt.
+def job_hand_back(*, claim: Claim, crashed: bool) -> None:
+    """Put a claimed job back into the queue, for another worker to continue.
 
-    That is one whose worker shuts down: it would take the message itself, so the sweeper sends it when it is gone.
+    Where the engine crashed with it, that counts. Else its worker shuts down and would take the message itself, so the
+    sweeper sends it when the worker is gone.
     """
     mine = Job.objects.filter(id=claim.job.id, state=State.RUNNING, lease_token=claim.token)
-    again = {**_queued_again(), "max_attempts": F("max_attempts") + int(blameless)}
-    if blameless:
-        mine.update(**{**again, "resend_at": Now() + SHUTDOWN})
-    elif mine.update(**again):
+    if not crashed:
+        mine.update(**{**_queued_again(), "resend_at": Now() + SHUTDOWN})
+    elif mine.update(**_queued_again(), crashes=F("crashes") + 1):
         _send_on_commit([claim.job])
 
 
 def job_release(*, worker: str) -> int:
     """Requeue what a dead predecessor of the same name held, without waiting for its leases to expire."""
-    return _requeue(Job.objects.filter(state=State.RUNNING, worker=worker))
+    held = Job.objects.filter(state=State.RUNNING, worker=worker)
+    held.update(worker_died=True)
+    return _requeue(held)
 
 
 # --- anybody's side ---
@@ -220,7 +215,9 @@ def job_retry(*, job: Job) -> bool:
         started_at=None,
         finished_at=None,
         keep=True,
-        max_attempts=F("attempt") + env.JOB_ATTEMPTS,
+        crashes=0,
+        lease_losses=0,
+        max_attempts=env.JOB_ATTEMPTS,
         deadline_at=now + timedelta(seconds=env.JOB_DEADLINE_S) if job.deadline_at else None,
         resend_at=now + RESEND_AFTER,
     )
@@ -243,8 +240,13 @@ def job_erase(user: User) -> None:
 
 
 def job_requeue_expired() -> int:
-    """Give the jobs of silent workers to others; after the last attempt they are ERRORED."""
-    return _requeue(Job.objects.filter(state=State.RUNNING, lease_expires_at__lt=Now()))
+    """Give the jobs of dead or silent workers to others, or up; returns how many.
+
+    While Postgres was down nobody could renew a lease: what expired then is left alone until the workers had time to.
+    """
+    expired = Job.objects.filter(state=State.RUNNING, lease_expires_at__lt=Now())
+    up_since = Func(function="pg_postmaster_start_time", output_field=DateTimeField())
+    return _requeue(expired.alias(up_since=up_since).filter(Q(worker_died=True) | Q(up_since__lt=Now() - LEASE)))
 
 
 @transaction.atomic
@@ -280,21 +282,43 @@ def job_delete_expired() -> int:
 def _queued_again() -> dict[str, Any]:
     """The fields of a running job that goes back to the queue."""
     resend_at = timezone.now() + RESEND_AFTER
-    return {"state": State.QUEUED, "lease_token": None, "lease_expires_at": None, "resend_at": resend_at}
+    lease = {"lease_token": None, "lease_expires_at": None, "worker_died": False}
+    return {"state": State.QUEUED, **lease, "resend_at": resend_at}
 
 
 def _requeue(lost: QuerySet[Job]) -> int:
+    """Count what befell each job, and send it again or, where that happened too often, end it."""
     with transaction.atomic():
         jobs = list(lost.select_for_update(skip_locked=True)[:BATCH])
-        again = [job for job in jobs if job.attempt < job.max_attempts]
+        for job in jobs:
+            if job.worker_died:
+                job.crashes += 1
+            else:
+                job.lease_losses += 1
+        Job.objects.bulk_update(jobs, ["crashes", "lease_losses"])
+        again = [job for job in jobs if not _given_up(job)]
         Job.objects.filter(id__in=[job.id for job in again]).update(**_queued_again())
         _send_on_commit(again)
     for job in jobs:
-        if job not in again:
-            error = {"code": "worker_lost", "detail": f"Its worker died {job.attempt} times; it is not tried again."}
+        what = "worker died" if job.worker_died else "lease lost"
+        logger.warning(what, job_id=str(job.id), kind=job.kind, worker=job.worker, attempt=job.attempt)
+        INTERRUPTIONS.labels(job.kind, what.replace(" ", "_")).inc()
+        if error := _given_up(job):
             mine = Job.objects.filter(id=job.id, state=State.RUNNING, lease_token=job.lease_token)
             _end(mine, job, State.ERRORED, {"text": streams.seal(job.id)}, error)
     return len(jobs)
+
+
+def _given_up(job: Job) -> dict[str, str] | None:
+    """Why a job is not tried again, or None where it is."""
+    if job.crashes >= job.max_attempts:
+        return {"code": "worker_lost", "detail": f"Its worker died {job.crashes} times; it is not tried again."}
+    if job.lease_losses >= env.LEASE_LOSSES:
+        return {
+            "code": "lease_lost",
+            "detail": f"Its workers fell silent {job.lease_losses} times; it is not tried again.",
+        }
+    return None
 
 
 def _end(
@@ -306,7 +330,8 @@ def _end(
 ) -> bool:
     """Move `job`, if it is still among `rows`, to a terminal state, with its apps' hooks; True if it moved."""
     hooks = _finish_hooks.get(job.kind, [])
-    end = {"state": state, "result": result, "error": error, "lease_token": None, "lease_expires_at": None}
+    end = {"state": state, "result": result, "error": error}
+    end |= {"lease_token": None, "lease_expires_at": None, "worker_died": False}
     with transaction.atomic() if hooks else nullcontext():
         if not rows.update(**end, finished_at=Now(), updated_at=Now()):
             return False

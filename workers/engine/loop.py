@@ -79,6 +79,7 @@ class LocalEngine:
         self._counts: Counter[str] = Counter()
         self._seconds = {"prefill": 0.0, "decode": 0.0}
         self._crashes_in_a_row = 0
+        self._step_began: float | None = None
 
     @classmethod
     def over(
@@ -165,7 +166,9 @@ class LocalEngine:
 
     def stats(self) -> EngineStats:
         adapters = Counter(ticket.adapter for ticket in tuple(self._running) if ticket.adapter)
+        began = self._step_began
         return EngineStats(
+            step_seconds=time.monotonic() - began if began is not None else 0.0,
             waiting=len(self._inbox) + len(self._scheduler),
             running=len(self._running),
             tokens_generated=self._counts["tokens"],
@@ -226,7 +229,10 @@ class LocalEngine:
     def _run(self, on_broken: Callable[[], None]) -> None:
         try:
             while not self._closed and self._crashes_in_a_row < CRASHES_IN_A_ROW:
-                if not self.step():
+                self._step_began = time.monotonic()
+                worked = self.step()
+                self._step_began = None
+                if not worked:
                     self._news.wait()
                     self._news.clear()
         finally:  # a panic in a library's Rust, too, must leave nobody waiting

@@ -1,20 +1,23 @@
 """A worker's hold on its jobs: claim, heartbeat, delivery of tokens, and exactly one end for each.
 
-Two threads serve all of a process's jobs: `Heartbeat` extends their leases in one statement, `Delivery` writes their
-tokens in one round trip. Both outlive the servers they speak to.
+A process beside the worker renews its leases (`apps.jobs.heartbeat`, of which `Heartbeat` is this side), and one
+thread, `Delivery`, writes the tokens of all jobs in one round trip. Both outlive the servers they speak to.
 """
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import structlog
 from celery import current_task, shared_task
 from celery.signals import worker_init
-from django.db import InterfaceError, OperationalError, close_old_connections, connection
+from django.db import InterfaceError, OperationalError, connection
 from redis.exceptions import RedisError
 
 from apps.common import redis
@@ -28,6 +31,8 @@ logger = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RETRY_S = 0.2
+TICK_S = 1.0  # how often the heartbeat process is told that this one runs
+CONNECTION = ("host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey")
 INTERNAL_ERROR = {"code": "internal_error", "detail": "The worker failed; its log says why."}
 DRAIN_S = 1.0  # how long the end of a job waits for its last tokens to be delivered
 
@@ -76,61 +81,97 @@ class JobRun:
             self._on_stop()
 
 
-class _Background(threading.Thread):
-    """A daemon thread that starts with its first piece of work and never ends."""
+class Heartbeat:
+    """This worker's end of the process that renews its leases, which starts with the first and is replaced if it dies.
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name=name, daemon=True)
-        self.changed = threading.Condition()
-
-    def wake(self) -> None:
-        with self.changed:
-            if self.ident is None:
-                self.start()
-            self.changed.notify()
-
-
-class Heartbeat(_Background):
-    """Extends the leases of all running jobs, and stops those that are no longer ours."""
+    A lease is held before the job is claimed: nothing that keeps this interpreter from running can then cost it.
+    """
 
     def __init__(self) -> None:
-        super().__init__("heartbeat")
-        self.runs: dict[UUID, JobRun] = {}
+        self.runs: dict[UUID, JobRun | None] = {}
+        self.busy_s: Callable[[], float] = lambda: 0.0  # how long the engine has been at its present step
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def hold(self, token: UUID) -> None:
+        with self._lock:
+            self.runs[token] = None
+            if self._process is None:
+                self._start()
+            else:
+                self._tell(f"hold {token}")
 
     def add(self, run: JobRun) -> None:
+        """Have `run` stopped where its lease is lost."""
         self.runs[run.claim.token] = run
-        self.wake()
 
-    def remove(self, run: JobRun) -> None:
-        self.runs.pop(run.claim.token, None)
+    def release(self, token: UUID) -> None:
+        with self._lock:
+            del self.runs[token]
+            self._tell(f"release {token}")
 
-    def run(self) -> None:
-        while True:
-            with self.changed:
-                self.changed.wait_for(lambda: bool(self.runs))
-            runs = dict(self.runs)
-            try:
-                close_old_connections()
-                for token in services.job_heartbeat(tokens=runs.keys()):
-                    runs[token].stop("lease lost")
-            except Exception as error:  # whatever it is, the other jobs need the next beat
-                logger.warning("heartbeat missed", error=str(error))
-            finally:
-                connection.close()
-            time.sleep(env.HEARTBEAT_S)
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "apps.jobs.heartbeat"],
+            cwd=env.BASE_DIR,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # it outlives the worker's process group, to say that the worker died
+        )
+        parameters = connection.get_connection_params()
+        self._tell(json.dumps({name: parameters[name] for name in CONNECTION if name in parameters}))
+        for token in self.runs:
+            self._tell(f"hold {token}")
+        threading.Thread(target=self._listen, args=[self._process], name="heartbeat", daemon=True).start()
+        threading.Thread(target=self._tick, args=[self._process], name="heartbeat-tick", daemon=True).start()
+
+    def _tell(self, line: str) -> None:
+        try:
+            if self._process and self._process.stdin:
+                self._process.stdin.write(f"{line}\n")
+                self._process.stdin.flush()
+        except OSError:
+            logger.warning("the heartbeat process does not listen")  # `_listen` replaces it
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            word, _, token = line.strip().partition(" ")
+            if word == "lost" and (run := self.runs.get(UUID(token))):
+                run.stop("lease lost")
+        logger.warning("the heartbeat process has ended and is started anew", code=process.wait())
+        time.sleep(RETRY_S)
+        with self._lock:
+            self._start()
+
+    def _tick(self, process: subprocess.Popen[str]) -> None:
+        while process.poll() is None:
+            with self._lock:
+                self._tell(f"alive {self.busy_s():.1f}")
+            time.sleep(TICK_S)
 
 
-class Delivery(_Background):
-    """Appends the tokens of all running jobs to their streams. What Redis has lost or not taken is sent again."""
+class Delivery(threading.Thread):
+    """Appends the tokens of all running jobs to their streams. What Redis has lost or not taken is sent again.
+
+    A daemon thread that starts with its first piece of work and never ends.
+    """
 
     def __init__(self) -> None:
-        super().__init__("delivery")
+        super().__init__(name="delivery", daemon=True)
+        self.changed = threading.Condition()
         self.dirty: set[JobRun] = set()
 
     def put(self, run: JobRun) -> None:
         with self.changed:
             self.dirty.add(run)
-        self.wake()
+            if self.ident is None:
+                self.start()
+            self.changed.notify()
 
     def drain(self, run: JobRun) -> None:
         """Wait until all of `run`'s tokens are delivered, or a second."""
@@ -201,11 +242,16 @@ def job_task(name: str) -> Callable[[Callable[[JobRun], dict[str, Any]]], Any]:
     def decorate(function: Callable[[JobRun], dict[str, Any]]) -> Any:
         def task(job_id: str) -> None:
             worker = current_task.request.hostname or "direct"
-            claim = patiently(lambda: services.job_claim(job_id=UUID(job_id), worker=worker))
-            connection.close()
-            if claim is not None:
-                with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=claim.job.attempt):
-                    _execute(function, claim)
+            token = uuid4()
+            heartbeat.hold(token)
+            try:
+                claim = patiently(lambda: services.job_claim(job_id=UUID(job_id), worker=worker, token=token))
+                connection.close()
+                if claim is not None:
+                    with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=claim.job.attempt):
+                        _execute(function, claim)
+            finally:  # however it ended: a lease that went on being renewed would keep the job from everybody
+                heartbeat.release(token)
 
         task.__doc__ = function.__doc__
         return shared_task(name=name)(task)
@@ -228,10 +274,10 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
             delivery.drain(run)
         except EngineCrashed as crash:
             # Its neighbours in the batch may be to blame, so it is tried again; a shutdown is nobody's fault.
-            blameless = isinstance(crash, EngineStopped)
-            if blameless or claim.job.attempt < claim.job.max_attempts:
+            crashed = not isinstance(crash, EngineStopped)
+            if not crashed or claim.job.crashes + 1 < claim.job.max_attempts:
                 logger.warning("job handed back", reason=str(crash))
-                patiently(lambda: services.job_hand_back(claim=claim, blameless=blameless))
+                patiently(lambda: services.job_hand_back(claim=claim, crashed=crashed))
                 return
             logger.exception("job errored")
             state, error = State.ERRORED, INTERNAL_ERROR
@@ -246,9 +292,7 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
         if error and run and run.entries:
             result = {"text": run.text}
         _record(claim, state, result, error)
-    finally:  # however it ended: a lease that went on being renewed would keep the job from everybody
-        if run:
-            heartbeat.remove(run)
+    finally:
         connection.close()
 
 

@@ -7,7 +7,7 @@ from workers.protocols import GenerateRequest, Sampling
 from workers.tasks.claimed import JobRun, job_task
 from workers.tasks.runtime import have_adapter, runtime
 
-TOGETHER = 2  # attempts beside others; then it may be this very job that takes a batch or a worker down
+TOGETHER = 2  # crashes beside others; then it may be this very job that takes a batch or a worker down
 
 
 @job_task("workers.generate")
@@ -31,7 +31,7 @@ def generate(job: JobRun) -> dict[str, Any]:
             sampling=sampling,
             deadline=deadline.timestamp() if deadline else None,
             adapter=adapter,
-            alone=job.claim.job.attempt > TOGETHER,
+            alone=job.claim.job.crashes >= TOGETHER,
         ),
         job.write,
     )

@@ -18,6 +18,7 @@ from workers.models.registry import resolve
 from workers.models.template import turn_marks
 from workers.models.tokenizer import Tokenizer
 from workers.protocols import Engine, EngineCrashed
+from workers.tasks.claimed import heartbeat
 from workers.tasks.engine_watch import EngineWatch
 
 logger = structlog.get_logger(__name__)
@@ -132,6 +133,7 @@ def load_before_consuming(sender: Any, **_: Any) -> None:
     def about() -> dict[str, str]:
         return {"model": model.name, "digest": model.digest, "device": device, "dtype": dtype}
 
+    heartbeat.busy_s = lambda: engine.stats().step_seconds
     EngineWatch(engine, worker=sender.hostname, about=about).start()
 
 

@@ -11,9 +11,11 @@ from django.utils import timezone
 from apps.common import redis
 from apps.common.errors import Conflict, TooManyRequests
 from apps.jobs import dispatch, services, streams
+from apps.jobs.metrics import INTERRUPTIONS
 from apps.jobs.models import Job, State
 from apps.users.models import User
 from lyo import env
+from tests.helpers import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -84,8 +86,7 @@ def test_of_many_claims_exactly_one_wins(sent: list[str]) -> None:
 def test_a_presumed_dead_worker_cannot_overwrite_its_successor(sent: list[str]) -> None:
     job = make()
     first = claim(job, "old")
-    Job.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
-    assert services.job_requeue_expired() == 1
+    lose_lease(worker_died=False)
     second = claim(job, "new")
     with pytest.raises(services.LeaseLost):
         services.job_finish(claim=first, state=State.SUCCEEDED, result={"text": "stale"})
@@ -94,30 +95,49 @@ def test_a_presumed_dead_worker_cannot_overwrite_its_successor(sent: list[str]) 
     assert (job.state, job.result, job.attempt) == (State.SUCCEEDED, {"text": "fresh"}, 2)
 
 
-def test_one_heartbeat_extends_all_leases_and_names_the_lost(sent: list[str]) -> None:
-    kept, lost = claim(make()), claim(make())
-    services.job_cancel(job=lost.job)
-    Job.objects.filter(id=kept.job.id).update(lease_expires_at=timezone.now())
-    assert services.job_heartbeat(tokens=[kept.token, lost.token]) == {lost.token}
-    lease = Job.objects.get(id=kept.job.id).lease_expires_at - timezone.now()
-    assert 0 < env.LEASE_S - lease.total_seconds() < 2
+def lose_lease(worker_died: bool) -> None:
+    """Let the leases of all running jobs run out, as the heartbeat process or its absence does."""
+    Job.objects.filter(state=State.RUNNING).update(
+        lease_expires_at=timezone.now() - timedelta(seconds=1), worker_died=worker_died
+    )
+    assert until(services.job_requeue_expired) == 1  # not before Postgres has been up for the length of a lease
 
 
-def test_after_the_last_attempt_a_lost_job_is_errored_and_not_sent_again(sent: list[str]) -> None:
+def test_a_job_whose_workers_died_too_often_is_errored_and_not_sent_again(sent: list[str]) -> None:
     job = make()
     for _ in range(env.JOB_ATTEMPTS):
         claim(job)
-        Job.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
-        services.job_requeue_expired()
+        lose_lease(worker_died=True)
     job.refresh_from_db()
     assert (job.state, job.error["code"]) == (State.ERRORED, "worker_lost")
+    assert (job.crashes, job.lease_losses, job.attempt) == (env.JOB_ATTEMPTS, 0, env.JOB_ATTEMPTS)
     assert len(sent) == env.JOB_ATTEMPTS  # once at creation, once after each loss but the last
+
+
+def test_a_lease_that_was_lost_while_nobody_died_is_told_apart_and_charged_nothing(
+    sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env, "LEASE_LOSSES", env.JOB_ATTEMPTS + 2)
+    lost, died = (INTERRUPTIONS.labels("embed", reason)._value.get for reason in ("lease_lost", "worker_died"))
+    before = lost(), died()
+    job = make()
+    for losses in range(1, env.JOB_ATTEMPTS + 2):
+        claim(job)
+        lose_lease(worker_died=False)
+        job.refresh_from_db()
+        assert (job.state, job.crashes, job.lease_losses) == (State.QUEUED, 0, losses)
+    claim(job)
+    lose_lease(worker_died=False)
+    job.refresh_from_db()
+    assert (job.state, job.error["code"], job.crashes) == (State.ERRORED, "lease_lost", 0)
+    assert (lost() - before[0], died() - before[1]) == (env.JOB_ATTEMPTS + 2, 0)
 
 
 def test_a_starting_worker_frees_what_its_namesake_held_and_nothing_else(sent: list[str]) -> None:
     mine, others = claim(make(), "generate@a"), claim(make(), "generate@b")
     assert services.job_release(worker="generate@a") == 1
-    assert Job.objects.get(id=mine.job.id).state == State.QUEUED
+    job = Job.objects.get(id=mine.job.id)
+    assert (job.state, job.crashes, job.lease_losses) == (State.QUEUED, 1, 0)
     assert Job.objects.get(id=others.job.id).state == State.RUNNING
 
 
@@ -237,20 +257,22 @@ def test_a_running_job_whose_worker_hangs_fails_well_after_its_deadline(sent: li
     assert services.job_fail_overdue() == 0
     Job.objects.update(deadline_at=timezone.now() - timedelta(seconds=31))
     assert services.job_fail_overdue() == 1
-    assert services.job_heartbeat(tokens=[taken.token]) == {taken.token}
+    with pytest.raises(services.LeaseLost):
+        services.job_finish(claim=taken, state=State.SUCCEEDED)
 
 
-def test_handing_a_job_back_without_blame_costs_no_attempt(sent: list[str]) -> None:
+def test_only_a_crash_is_charged_to_a_job_that_is_handed_back(sent: list[str]) -> None:
     job = make()
-    for _ in range(env.JOB_ATTEMPTS + 2):
-        services.job_hand_back(claim=claim(job), blameless=True)
-    assert claim(job).job.state == State.RUNNING
-    assert len(sent) == 1
+    services.job_hand_back(claim=claim(job), crashed=False)
+    services.job_hand_back(claim=claim(job), crashed=True)
+    job.refresh_from_db()
+    assert (job.state, job.attempt, job.crashes, job.lease_losses) == (State.QUEUED, 2, 1, 0)
+    assert len(sent) == 2  # at creation and after the crash; who shuts down would take the message itself
 
 
 def test_who_shuts_down_is_not_sent_what_it_has_handed_back(sent: list[str]) -> None:
     job = make()
-    services.job_hand_back(claim=claim(job), blameless=True)
+    services.job_hand_back(claim=claim(job), crashed=False)
     assert services.job_resend() == 0
     Job.objects.update(resend_at=F("resend_at") - services.SHUTDOWN)
     assert services.job_resend() == 1

@@ -229,11 +229,11 @@ def test_a_job_cancelled_by_itself_ends_its_run(ai: openai.OpenAI, file: str) ->
 def test_progress_earns_new_attempts(ai: openai.OpenAI, file: str) -> None:
     run = begin(ai, file)
     for _ in range(env.JOB_ATTEMPTS - 1):
-        jobs.job_hand_back(claim=claim(run), blameless=False)
+        jobs.job_hand_back(claim=claim(run), crashed=True)
     held = claim(run)
     services.run_begin(claim=held)
     services.run_record_checkpoint(claim=held, step=5, metrics={}, adapter=None)
-    Job.objects.filter(id=run.job_id).update(lease_expires_at="2000-01-01T00:00:00Z")
+    Job.objects.filter(id=run.job_id).update(lease_expires_at="2000-01-01T00:00:00Z", worker_died=True)
     jobs.job_requeue_expired()
     assert state(run) == (RunState.RUNNING, State.QUEUED)
 

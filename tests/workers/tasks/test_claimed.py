@@ -1,10 +1,13 @@
 """A task ends its job exactly once, whatever its function does and whatever Redis forgets."""
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.utils import timezone
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from apps.common import redis
@@ -142,6 +145,41 @@ def test_a_job_that_somebody_else_has_is_left_alone() -> None:
     services.job_claim(job_id=job.id, worker="other")
     assert execute(job, lambda run: {"text": "mine"}).state == State.RUNNING
     assert redis.broker().exists(f"lyo:stream:{job.id}") == 0
+
+
+@pytest.fixture
+def heartbeat(monkeypatch: pytest.MonkeyPatch) -> claimed.Heartbeat:
+    """One of short leases, in the place of the process's own."""
+    monkeypatch.setenv("LYO_LEASE_S", "1")
+    monkeypatch.setenv("LYO_HEARTBEAT_S", "0.2")
+    monkeypatch.setattr(claimed, "heartbeat", claimed.Heartbeat())
+    return claimed.heartbeat
+
+
+def test_a_heartbeat_process_that_dies_is_replaced_and_no_lease_is_lost(heartbeat: claimed.Heartbeat) -> None:
+    def kill_it(run: JobRun) -> dict[str, Any]:
+        killed = heartbeat.pid
+        assert killed
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: heartbeat.pid != killed)
+        Job.objects.update(lease_expires_at=timezone.now())
+        until(lambda: Job.objects.get().lease_expires_at > timezone.now())
+        return {"text": "still mine"}
+
+    job = execute(queued(), kill_it)
+    assert (job.state, job.result, job.attempt) == (State.SUCCEEDED, {"text": "still mine"}, 1)
+
+
+def test_a_job_that_was_taken_away_is_told_to_stop_without_writing_a_token(heartbeat: claimed.Heartbeat) -> None:
+    def be_robbed(run: JobRun) -> dict[str, Any]:
+        Job.objects.update(lease_expires_at=timezone.now())
+        until(lambda: Job.objects.get().lease_expires_at > timezone.now())
+        Job.objects.update(lease_token=uuid4())
+        assert run.stopped.wait(5)
+        return {"text": "late"}
+
+    job = execute(queued(), be_robbed)
+    assert (job.state, job.result) == (State.RUNNING, None)
 
 
 def test_a_job_that_redis_fails_is_no_longer_held_so_that_its_lease_expires() -> None:

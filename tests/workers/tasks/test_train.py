@@ -139,7 +139,7 @@ def test_a_lost_worker_s_run_goes_on_and_ends_as_the_undisturbed_one(monkeypatch
     with monkeypatch.context() as patch, pytest.raises(Killed):
         after(5, patch, kill)
         work(run)
-    Job.objects.filter(id=run.job_id).update(lease_expires_at="2000-01-01T00:00:00Z")
+    Job.objects.filter(id=run.job_id).update(lease_expires_at="2000-01-01T00:00:00Z", worker_died=True)
     jobs.job_requeue_expired()
     work(run)
     assert run.state == "succeeded"

@@ -1,0 +1,195 @@
+"""The process beside a worker that renews the leases of its jobs: `python -m apps.jobs.heartbeat`.
+
+It has an interpreter of its own, so that nothing a worker computes, however long it holds its lock, looks like a death.
+It stops renewing when its worker is gone, frozen, or stuck: it then ends it. What it needs is small: no Django.
+
+The worker writes lines to its standard input, first the parameters of the database's connection as JSON:
+
+    hold TOKEN        a job is, or is about to be, claimed by this lease token
+    release TOKEN     that job has ended
+    alive SECONDS     the worker's interpreter runs; its engine has been busy with one step for so long
+
+and reads `lost TOKEN` where a lease that was renewed before is no longer there to be renewed.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection
+from typing import Any
+from uuid import UUID
+
+import psutil
+import psycopg
+
+from lyo import env
+
+EXTEND = """
+UPDATE jobs_job SET lease_expires_at = now() + make_interval(secs => %s)
+ WHERE state = 'running' AND lease_token = ANY(%s) RETURNING lease_token
+"""
+BURY = (
+    "UPDATE jobs_job SET lease_expires_at = now(), worker_died = true WHERE state = 'running' AND lease_token = ANY(%s)"
+)
+TIMEOUTS = {"connect_timeout": 2, "options": "-c statement_timeout=2000 -c lock_timeout=1000", "tcp_user_timeout": 4000}
+FAREWELL_S = 10.0  # in which a dead worker's jobs can be given back; afterwards their leases have run out anyway
+FROZEN = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+
+
+class Held:
+    """The leases of one worker. `renewed` are those that were there at the last beat."""
+
+    def __init__(self, connect: dict[str, Any], lease_s: float) -> None:
+        self._connect = {**connect, **TIMEOUTS, "autocommit": True}
+        self._lease_s = lease_s
+        self._connection: psycopg.Connection[Any] | None = None
+        self._lock = threading.Lock()
+        self._tokens: set[UUID] = set()
+        self._renewed: set[UUID] = set()
+
+    def hold(self, token: UUID) -> None:
+        with self._lock:
+            self._tokens.add(token)
+
+    def release(self, token: UUID) -> None:
+        with self._lock:
+            self._tokens.discard(token)
+            self._renewed.discard(token)
+
+    def extend(self) -> set[UUID]:
+        """Renew all leases in one statement; returns those that are no longer good. Without any, none is connected."""
+        with self._lock:
+            tokens = list(self._tokens)
+        if not tokens:
+            self._disconnect()
+            return set()
+        found = {token for (token,) in self._execute(EXTEND, [self._lease_s, tokens]).fetchall()}
+        with self._lock:
+            lost = (self._renewed & set(tokens) & self._tokens) - found
+            self._renewed = (self._renewed | found) & self._tokens - lost
+            self._tokens -= lost
+        return lost
+
+    def bury(self) -> int:
+        """Say of all leases that their worker died, so that the jobs are given to others at once; returns how many."""
+        with self._lock:
+            tokens = list(self._tokens)
+        return self._execute(BURY, [tokens]).rowcount if tokens else 0
+
+    def _execute(self, statement: str, parameters: list[Any]) -> psycopg.Cursor[Any]:
+        try:
+            if self._connection is None:
+                self._connection = psycopg.connect(**self._connect)
+            return self._connection.execute(statement, parameters)
+        except psycopg.Error:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        if self._connection:
+            self._connection.close()
+        self._connection = None
+
+
+class Worker:
+    """What is known of the worker: the process that started this one."""
+
+    def __init__(self, stall_s: float) -> None:
+        self.pid = os.getppid()
+        self.gone = threading.Event()  # its end of the pipe was closed
+        self._process = psutil.Process(self.pid)
+        self._stall_s = stall_s
+        self._heard = time.monotonic()
+        self._busy_s = 0.0
+
+    def alive(self, busy_s: float) -> None:
+        self._heard, self._busy_s = time.monotonic(), busy_s
+
+    @property
+    def dead(self) -> bool:
+        return self.gone.is_set() or os.getppid() != self.pid
+
+    @property
+    def frozen(self) -> bool:
+        """Stopped by a signal or a debugger; what it has not said meanwhile is no reason to end it later."""
+        if self._process.status() not in FROZEN:
+            return False
+        self._heard = time.monotonic()
+        return True
+
+    @property
+    def stuck_s(self) -> float:
+        """How long it has made no progress, where that is past the bound; else 0."""
+        silent_s = time.monotonic() - self._heard + self._busy_s
+        return silent_s if silent_s > self._stall_s else 0.0
+
+
+def main() -> None:
+    """Beat until the worker is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # its end is the worker's
+    held = Held(json.loads(sys.stdin.readline()), env.LEASE_S)
+    worker = Worker(env.STALL_S)
+    threading.Thread(target=listen, args=[held, worker], daemon=True).start()
+    while not worker.dead:
+        if worker.frozen:
+            say(f"the worker {worker.pid} is frozen; its leases run out")
+        elif stuck_s := worker.stuck_s:
+            say(f"the worker {worker.pid} has been stuck for {stuck_s:.0f} s and is ended")
+            os.kill(worker.pid, signal.SIGKILL)
+        else:
+            beat(held)
+        worker.gone.wait(env.HEARTBEAT_S)
+    bury(held)
+
+
+def listen(held: Held, worker: Worker) -> None:
+    """Take the worker's lines until it is gone."""
+    for line in sys.stdin:
+        word, _, argument = line.strip().partition(" ")
+        match word:
+            case "hold":
+                held.hold(UUID(argument))
+            case "release":
+                held.release(UUID(argument))
+            case "alive":
+                worker.alive(float(argument))
+    worker.gone.set()
+
+
+def beat(held: Held) -> None:
+    try:
+        lost: Collection[UUID] = held.extend()
+    except psycopg.Error as error:
+        say(f"heartbeat missed: {str(error).strip()}")
+        return
+    for token in lost:
+        print(f"lost {token}", flush=True)
+
+
+def bury(held: Held) -> None:
+    end = time.monotonic() + FAREWELL_S
+    while True:
+        try:
+            if jobs := held.bury():
+                say(f"the worker died with {jobs} jobs, which are given to others")
+            return
+        except psycopg.Error as error:
+            if time.monotonic() > end:
+                say(f"the worker died, and its jobs cannot be given back: {str(error).strip()}")
+                return
+            time.sleep(env.HEARTBEAT_S)
+
+
+def say(text: str) -> None:
+    """Write a line of log in the form that the worker's have."""
+    if env.LOG_FORMAT == "json":
+        text = json.dumps({"event": text, "logger": __name__, "level": "warning"})
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

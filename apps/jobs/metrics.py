@@ -1,0 +1,7 @@
+"""What is counted of jobs, beside what Postgres knows of them at any time."""
+
+from prometheus_client import Counter
+
+INTERRUPTIONS = Counter(
+    "lyo_jobs_interrupted", "Jobs taken from a worker that died, or whose lease was lost.", ["kind", "reason"]
+)
