@@ -23,7 +23,8 @@ COPY workers workers
 USER 10001
 # Consumption, not life: a worker may be alive, and answer pings, and take nothing from its queues.
 HEALTHCHECK --interval=30s --timeout=20s --start-period=10m --retries=3 \
-    CMD ["python", "-m", "lyo.healthcheck", "queue:generate", "queue:embed", "queue:evaluate", "queue:score"]
-CMD exec celery -A lyo worker -n generate@%h -P threads -c ${LYO_GENERATE_THREADS:-64} \
-    -Q generate,embed,evaluate,score -l INFO --without-mingle --without-gossip \
+    CMD ["python", "-m", "lyo.healthcheck", "queue:generate", "queue:embed", "queue:evaluate", "queue:score", \
+    "queue:understand"]
+CMD exec celery -A lyo worker -n generate@%h -P threads -Q generate,embed,evaluate,score,understand \
+    -l INFO --without-mingle --without-gossip \
     -I workers.tasks.generate,workers.tasks.embed,workers.tasks.evaluate,workers.tasks.compare,workers.tasks.enrich,workers.tasks.feed,workers.tasks.foresee,workers.tasks.imports,workers.tasks.understand

@@ -95,8 +95,8 @@ MAX_BATCH = env.int(
     "LYO_MAX_BATCH", 32, validate=FROM_1
 )  # requests that are generated side by side, here or by the remote server
 GENERATE_THREADS = env.int(
-    "LYO_GENERATE_THREADS", 64, validate=FROM_1
-)  # jobs a worker holds; those past MAX_BATCH wait beside the engine
+    "LYO_GENERATE_THREADS", MAX_BATCH + 8, validate=FROM_1
+)  # answers a worker has in hand; the few past MAX_BATCH join at once when one ends, the others wait for their turn
 ADAPTERS_DIR = Path(env.str("LYO_ADAPTERS_DIR", str(BASE_DIR / ".lyo" / "adapters")))  # PEFT folders, named by digest
 ADAPTERS_STORAGE = env.str(
     "LYO_ADAPTERS_STORAGE", "", validate=validate.Regexp(r"(s3://[^/]+(/.*)?)?\Z")

@@ -10,6 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls import reverse_lazy
 
 from apps.common.logs import logging_config
+from apps.jobs.pools import THREADS
 from lyo import env
 
 if not (env.DATABASE_URL and env.BROKER_URL and env.CACHE_URL and env.SECRET_KEY):
@@ -196,7 +197,10 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_connect_timeout": 2,
     "health_check_interval": 10,
     "retry_policy": {"max_retries": 1, "interval_start": 0, "interval_step": 0.2},
+    "queue_order_strategy": "apps.jobs.pools:QueuesWithRoom",
+    "polling_interval": 0.1,  # seconds: so soon a queue is asked again once its pool has room
 }
+CELERY_WORKER_CONCURRENCY = THREADS
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_step": 0.2}
 CELERY_TASK_IGNORE_RESULT = True  # results live in job rows
 CELERY_TASK_DEFAULT_QUEUE = "default"
@@ -253,7 +257,7 @@ CELERY_BEAT_SCHEDULE = {
             "args": [queue],
             "options": {"queue": queue, "expires": 10},
         }
-        for queue in ("default", "embed", "evaluate", "generate", "score", "train")
+        for queue in ("default", "embed", "evaluate", "generate", "score", "train", "understand")
     },
 }
 

@@ -168,7 +168,6 @@ class Stack:
             "--no-proxy-headers",  # LYO_TRUSTED_PROXIES decides whom to believe
             "--no-access-log",
         )
-        threads = self.environment.get("LYO_GENERATE_THREADS", str(env.GENERATE_THREADS))
 
         def process(name: str, *argv: str, extra: Mapping[str, str] | None = None, **rest: Any) -> Process:
             return Process(name=name, argv=argv, env={**self.environment, **(extra or {})}, cwd=env.BASE_DIR, **rest)
@@ -182,12 +181,7 @@ class Stack:
             ),
             process(
                 "generate",
-                *(
-                    *WORKER,
-                    "--hostname=generate@%h",
-                    "--queues=generate,embed,evaluate,score",
-                    f"--concurrency={threads}",
-                ),
+                *(*WORKER, "--hostname=generate@%h", "--queues=generate,embed,evaluate,score,understand"),
                 "--include=workers.tasks.generate,workers.tasks.embed,workers.tasks.evaluate,workers.tasks.compare,"
                 "workers.tasks.enrich,workers.tasks.feed,workers.tasks.foresee,workers.tasks.imports,workers.tasks.understand",
                 extra={"GOMP_SPINCOUNT": "5000"},  # torch's threads share the cores: they may wait awake for µs only

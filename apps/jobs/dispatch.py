@@ -1,7 +1,7 @@
 """The wake-up call: which task and queue serve a kind of job, and how its message is sent.
 
-A message carries the job's id and nothing else. It may be lost or come twice: the row decides. What a dead broker did
-not take is sent again by the sweeper.
+A message carries a job's id and nothing else. It says that something waits in the queue; whose turn it is, the rows
+decide. It may be lost or come twice. What a dead broker did not take is sent again by the sweeper.
 """
 
 import time
@@ -34,10 +34,10 @@ ROUTES = {
     "import_adapter": Route("workers.import_adapter", "evaluate"),
     "score_feed": Route("workers.score_feed", "score"),
     "train": Route("workers.train", "train"),
-    "understand": Route("workers.understand", "embed"),
+    "understand": Route("workers.understand", "understand"),
 }
-QUEUES = ("default", "embed", "evaluate", "generate", "score", "train")  # `default` takes the errands that beat sends
-
+# `default` takes the errands that beat sends
+QUEUES = ("default", "embed", "evaluate", "generate", "score", "train", "understand")
 
 OUTAGE_S = 1.0  # how long a broker that did not answer is left alone: else each request waits for its time-out
 _outage_ends = 0.0

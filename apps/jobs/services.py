@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from apps.common.errors import Conflict, TooManyRequests
 from apps.jobs import dispatch, streams
 from apps.jobs.metrics import INTERRUPTIONS
 from apps.jobs.models import ACTIVE, Job, State
+from apps.jobs.selectors import queue_share, turns
 from apps.users.models import User
 from lyo import env
 
@@ -29,6 +31,8 @@ SHUTDOWN = timedelta(seconds=3)  # how long a worker that ends still takes messa
 LEASE = timedelta(seconds=env.LEASE_S)
 OVERDUE = timedelta(seconds=30)  # what a running job's own worker has to notice its deadline
 BATCH = 500  # rows that one sweep takes
+OWN_SHARE = 0.25  # of a queue's free places that a user's waiting jobs may equal in number
+ROLE_SHARE = 0.9  # of a queue that learners, or teachers, or staff may fill: the others always find a place
 
 # kind -> what apps do when such a job ends, in the same transaction; what they return is added to the result.
 FinishHook = Callable[[Job], dict[str, Any]]
@@ -56,7 +60,11 @@ def finish_hook_register(kind: str, hook: FinishHook) -> None:
 
 
 def job_admit(*, user: User, queue: str, count: int = 1) -> None:
-    """Refuse with `TooManyRequests` what would exceed the user's share or the queue's room."""
+    """Refuse with `TooManyRequests` what would exceed the user's share or the queue's room.
+
+    The fuller a queue is, the less of it one user may have: a share of what is left (dynamic thresholds; Choudhury and
+    Hahne 1998). So those who flood it hold each other back, and whoever has nothing waiting finds a place.
+    """
     _one_at_a_time(user)
     mine = Job.objects.filter(user=user, queue=queue, state__in=ACTIVE).count()
     if mine + count > env.GENERATIONS_AT_ONCE:
@@ -65,10 +73,12 @@ def job_admit(*, user: User, queue: str, count: int = 1) -> None:
             code="too_many_at_once",
             wait=2,
         )
-    waiting = Job.objects.filter(queue=queue, state=State.QUEUED).count()
-    if waiting + count > env.QUEUE_LIMIT:
+    waiting, alike, own = queue_share(queue=queue, user=user)
+    room = min(env.QUEUE_LIMIT - waiting, math.ceil(env.QUEUE_LIMIT * ROLE_SHARE) - alike)
+    if count > room or (own and own + count > room * OWN_SHARE):
+        yours = f", {own} of them yours" if own else ""
         raise TooManyRequests(
-            f"{waiting} requests are waiting already.",
+            f"{waiting} requests are waiting already{yours}.",
             code="queue_full",
             wait=10,
             extra={"queue_position": waiting + 1},
@@ -142,16 +152,32 @@ def job_claim(*, job_id: UUID, worker: str, token: UUID | None = None) -> Claim 
 
     One conditional UPDATE decides the race; the token, a new one if none is given, fences every later write.
     """
-    token = token or uuid4()
+    return _claim("id = %(id)s AND state = 'queued'", id=job_id, worker=worker, token=token or uuid4())
+
+
+def job_claim_next(*, job_id: UUID, worker: str, token: UUID) -> Claim | None:
+    """Take the job of the kind and queue of `job_id` whose turn it is (`selectors.turns`); None where none waits."""
+    return _claim(
+        f"""id = (SELECT job.id FROM jobs_job AS named, jobs_job AS job
+                    JOIN ({turns("(SELECT queue FROM jobs_job WHERE id = %(id)s)")}) AS turns USING (id)
+                   WHERE named.id = %(id)s AND job.kind = named.kind AND job.state = 'queued'
+                   ORDER BY place LIMIT 1 FOR UPDATE OF job SKIP LOCKED)""",  # noqa: S608 - as in `turns`
+        id=job_id,
+        worker=worker,
+        token=token,
+    )
+
+
+def _claim(which: str, *, token: UUID, worker: str, **parameters: Any) -> Claim | None:
     claimed = Job.objects.raw(
-        """
+        f"""
         UPDATE jobs_job
            SET state = 'running', worker = %(worker)s, lease_token = %(token)s, lease_expires_at = now() + %(lease)s,
                worker_died = false, attempt = attempt + 1, started_at = coalesce(started_at, now()), updated_at = now()
-         WHERE id = %(id)s AND (state = 'queued' OR (state = 'running' AND lease_token = %(token)s))
+         WHERE {which}
         RETURNING *
-        """,
-        {"id": job_id, "worker": worker, "token": token, "lease": LEASE},
+        """,  # noqa: S608 - a condition of ours, no input
+        {"worker": worker, "token": token, "lease": LEASE, **parameters},
     )
     return next((Claim(job, token) for job in claimed), None)
 
@@ -330,10 +356,9 @@ def _end(
 ) -> bool:
     """Move `job`, if it is still among `rows`, to a terminal state, with its apps' hooks; True if it moved."""
     hooks = _finish_hooks.get(job.kind, [])
-    end = {"state": state, "result": result, "error": error}
-    end |= {"lease_token": None, "lease_expires_at": None, "worker_died": False}
+    no_lease = {"lease_token": None, "lease_expires_at": None, "worker_died": False}
     with transaction.atomic() if hooks else nullcontext():
-        if not rows.update(**end, finished_at=Now(), updated_at=Now()):
+        if not rows.update(state=state, result=result, error=error, **no_lease, finished_at=Now(), updated_at=Now()):
             return False
         job.state, job.result, job.error = state, result, error
         added = {name: value for hook in hooks for name, value in hook(job).items()}

@@ -232,7 +232,9 @@ delivery = Delivery()
 
 
 def job_task(name: str) -> Callable[[Callable[[JobRun], dict[str, Any]]], Any]:
-    """Make a Celery task, which takes a job's id, of a function that takes the claimed job and returns its result.
+    """Make a Celery task of a function that takes a claimed job and returns its result.
+
+    The task takes the id of a job, as a sign that one of its kind waits, and claims the one that has its turn.
 
     `Refused` makes the job FAILED, a crash of the engine sends it back to the queue while it has attempts left, and any
     other exception makes it ERRORED; a stopped job is CANCELLED with what it returns.
@@ -245,10 +247,10 @@ def job_task(name: str) -> Callable[[Callable[[JobRun], dict[str, Any]]], Any]:
             token = uuid4()
             heartbeat.hold(token)
             try:
-                claim = patiently(lambda: services.job_claim(job_id=UUID(job_id), worker=worker, token=token))
+                claim = patiently(lambda: services.job_claim_next(job_id=UUID(job_id), worker=worker, token=token))
                 connection.close()
                 if claim is not None:
-                    with structlog.contextvars.bound_contextvars(job_id=job_id, attempt=claim.job.attempt):
+                    with structlog.contextvars.bound_contextvars(job_id=str(claim.job.id), attempt=claim.job.attempt):
                         _execute(function, claim)
             finally:  # however it ended: a lease that went on being renewed would keep the job from everybody
                 heartbeat.release(token)

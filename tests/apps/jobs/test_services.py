@@ -13,6 +13,7 @@ from apps.common.errors import Conflict, TooManyRequests
 from apps.jobs import dispatch, services, streams
 from apps.jobs.metrics import INTERRUPTIONS
 from apps.jobs.models import Job, State
+from apps.jobs.selectors import job_list_for_user
 from apps.users.models import User
 from lyo import env
 from tests.helpers import until
@@ -222,6 +223,82 @@ def test_a_full_queue_refuses_with_the_position_one_would_have_had(
     with pytest.raises(TooManyRequests) as refusal, transaction.atomic():
         services.job_admit(user=learner, queue="embed")
     assert refusal.value.extra == {"queue_position": 3}
+
+
+def user(name: str, **fields: object) -> User:
+    return User.objects.create_user(name, f"{name}@example.org", "correct-horse-9-battery", **fields)
+
+
+def next_of(job: Job) -> Job:
+    """What a message of `job` makes a worker do."""
+    taken = services.job_claim_next(job_id=job.id, worker="w", token=uuid4())
+    assert taken
+    return taken.job
+
+
+def test_users_take_turns_and_who_has_nothing_running_is_next(sent: list[str]) -> None:
+    flooder, newcomer = user("flooder"), user("newcomer")
+    flood = [make(user=flooder) for _ in range(4)]
+    late = [make(user=newcomer) for _ in range(2)]
+    assert [job.queue_position for job in job_list_for_user(user=newcomer)] == [4, 2]  # newest first
+    order = [next_of(flood[0]) for _ in range(6)]
+    assert order == [flood[0], late[0], flood[1], late[1], flood[2], flood[3]]
+    assert services.job_claim_next(job_id=flood[0].id, worker="w", token=uuid4()) is None
+
+
+def test_a_teacher_s_turn_comes_twice_as_often(sent: list[str]) -> None:
+    learner, teacher = user("learner"), user("teacher", role="teacher")
+    asked = [make(user=learner) for _ in range(3)]
+    taught = [make(user=teacher) for _ in range(3)]
+    order = [next_of(asked[0]) for _ in range(6)]
+    assert order == [taught[0], asked[0], taught[1], taught[2], asked[1], asked[2]]
+
+
+def test_a_message_claims_no_other_kind_of_job(sent: list[str]) -> None:
+    make(kind="evaluate"), make(kind="compare")
+    compare = Job.objects.get(kind="compare")
+    assert next_of(compare) == compare
+
+
+def test_many_workers_that_take_turns_at_once_get_different_jobs(sent: list[str]) -> None:
+    jobs = [make() for _ in range(8)]
+    claims = in_threads(16, lambda: services.job_claim_next(job_id=jobs[0].id, worker="w", token=uuid4()))
+    won = [taken.job.id for taken in claims if isinstance(taken, services.Claim)]
+    assert sorted(won) == sorted(job.id for job in jobs)
+    assert claims.count(None) == 8
+
+
+def admitted(who: User, count: int = 1) -> bool:
+    try:
+        with transaction.atomic():
+            services.job_admit(user=who, queue="embed", count=count)
+            [make(user=who) for _ in range(count)]
+    except TooManyRequests as refusal:
+        return refusal.get_codes() not in ("queue_full", "too_many_at_once")
+    return True
+
+
+def test_forty_accounts_that_flood_a_queue_leave_room_for_a_newcomer(
+    sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env, "QUEUE_LIMIT", 64)
+    monkeypatch.setattr(env, "GENERATIONS_AT_ONCE", 8)
+    flooders = [user(f"flooder{number}") for number in range(40)]
+    for _ in range(8):
+        for flooder in flooders:
+            admitted(flooder)
+    waiting = Job.objects.filter(state=State.QUEUED).count()
+    assert 40 <= waiting < 64
+    newcomer = user("newcomer")
+    assert admitted(newcomer)
+    assert job_list_for_user(user=newcomer).get().queue_position == 41  # behind each one's first
+
+
+def test_learners_cannot_fill_a_queue_against_their_teachers(sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env, "QUEUE_LIMIT", 10)
+    results = [admitted(user(f"learner{number}")) for number in range(12)]
+    assert results == [True] * 9 + [False] * 3
+    assert admitted(user("teacher", role="teacher"))
 
 
 def test_a_repeated_key_finds_its_job_and_refuses_another_request(sent: list[str], learner: User) -> None:
