@@ -90,6 +90,9 @@ DTYPE = env.str(
     "LYO_DTYPE", "auto", validate=validate.OneOf(["auto", "bfloat16", "float32", "int8"])
 )  # auto: bfloat16 where the processor has it; float32 is exact, bfloat16 is fast, int8 is faster for few at a time
 CONTEXT_TOKENS = env.int("LYO_CONTEXT_TOKENS", 4096, validate=validate.Range(min=2))  # prompt and answer together
+LONGEST_TOKEN = env.int(
+    "LYO_LONGEST_TOKEN", 48, validate=FROM_1
+)  # bytes of UTF-8 that a token of the model stands for at most, by which the web tells what can never fit
 KV_CACHE_MB = env.int("LYO_KV_CACHE_MB", 2048)  # bounds the tokens in flight; a request that can never fit is refused
 MAX_BATCH = env.int(
     "LYO_MAX_BATCH", 32, validate=FROM_1

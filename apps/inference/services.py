@@ -13,6 +13,7 @@ from rest_framework.exceptions import NotFound
 
 from apps.common.errors import Conflict, TooManyRequests
 from apps.common.throttles import GenerationThrottle
+from apps.common.tokens import require_room
 from apps.inference.metrics import ANSWERS, BASE, THUMBS
 from apps.inference.models import Adapter, Outcome, Route, RouteChange
 from apps.inference.selectors import ServedModel, canary_test, routed
@@ -257,8 +258,10 @@ def chat_create(
 ) -> list[Job]:
     """Queue one job for each of `n` choices, with seeds that count up from the given or a random one.
 
-    A repeat with the same key gets the jobs of the first request. Raises `TooManyRequests` and `Conflict`.
+    A repeat with the same key gets the jobs of the first request. Raises `ValidationError` for messages that can never
+    fit, `TooManyRequests` and `Conflict`.
     """
+    require_room(messages, field="messages")
     seed = randbelow(SEEDS) if sampling["seed"] is None else sampling["seed"]
     answerer = routed(task=model.task, user=user) if model.task else {"adapter": model.adapter}
     requests: list[dict[str, Any]] = [

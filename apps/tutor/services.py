@@ -9,6 +9,7 @@ from rest_framework.exceptions import NotFound
 from apps.common import examples
 from apps.common.constants import Task
 from apps.common.errors import Conflict
+from apps.common.tokens import require_room
 from apps.inference.selectors import routed
 from apps.inference.services import outcome_rate
 from apps.jobs.models import ACTIVE, Job, State
@@ -60,9 +61,11 @@ def message_ask(
     """Store the learner's question and queue the answer.
 
     With `keep` false the answer is given up when nobody reads it. Raises `Conflict` while another answer of the
-    conversation is under way, and `TooManyRequests` past the user's share or the queue's room.
+    conversation is under way, `TooManyRequests` past the user's share or the queue's room, and `ValidationError` for
+    a question that can never fit; of the turns before it the worker leaves out what does not.
     """
     user = conversation.user
+    require_room([{"role": "user", "content": content}], field="content")
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     request = {"conversation": str(conversation.id), "content": content, **sampling}
     if job := job_find_repeat(user=user, idempotency_key=idempotency_key, request=request):

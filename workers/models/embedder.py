@@ -5,6 +5,8 @@ from functools import cached_property
 from threading import Lock
 from typing import TYPE_CHECKING
 
+import tokenizers
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -39,8 +41,16 @@ class Embedder:
         low = fast and best_dtype(torch.device(self._device)) == torch.bfloat16
         with self._lock, torch.autocast(self._device, dtype=torch.bfloat16, enabled=low):
             vectors = self._model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-            token_counts = [len(self._model.tokenizer.tokenize(text)) for text in texts]
-        return Embeddings(vectors.tolist(), token_counts)
+        encodings = self._counter.encode_batch_fast(texts, add_special_tokens=False)
+        return Embeddings(vectors.tolist(), [len(encoding) for encoding in encodings])
+
+    @cached_property
+    def _counter(self) -> tokenizers.Tokenizer:
+        """The model's tokenizer without its limit; other threads run while it reads."""
+        counter = tokenizers.Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
+        counter.no_truncation()
+        counter.no_padding()
+        return counter
 
     @cached_property
     def _model(self) -> "SentenceTransformer":

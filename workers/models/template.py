@@ -48,9 +48,14 @@ def turns(tokenizer: Tokenizer, messages: Sequence[Message]) -> Iterator[tuple[s
     """The turns that `render` joins: each one's speaker and tokens. Those of `model` begin with `answer_head`."""
     start, end = turn_marks(tokenizer)
     newline = tokenizer.encode("\n")
+    for text in turn_texts(messages):
+        yield text.partition("\n")[0], [start, *tokenizer.encode(text), end, *newline]
+
+
+def turn_texts(messages: Sequence[Message]) -> Iterator[str]:
+    """What stands between the marks of each turn: its speaker, a line's end, and its messages."""
     for speaker, group in groupby(messages, key=speaker_of):
-        content = "\n\n".join(message["content"].strip() for message in group)
-        yield speaker, [start, *tokenizer.encode(f"{speaker}\n{content}"), end, *newline]
+        yield f"{speaker}\n" + "\n\n".join(message["content"].strip() for message in group)
 
 
 def answer_head(tokenizer: Tokenizer) -> list[int]:
@@ -71,21 +76,25 @@ def fit(
     """`render` within `budget` tokens.
 
     `drop_oldest` leaves out the oldest exchanges, whole: never instructions, the last exchange, or a part of a turn.
-    Raises `Refused` where even that is too long.
+    Raises `Refused` where even that is too long. Every turn is tokenised once, and none that bytes alone rule out.
     """
     instructions = [message for message in messages if message["role"] in INSTRUCTIONS]
     dialogue = [message for message in messages if message["role"] not in INSTRUCTIONS]
     asks = [message["role"] == "user" for message in dialogue]
     exchanges = [i for i, ask in enumerate(asks) if i == 0 or (ask and not asks[i - 1])] or [0]
+    longest, tokenizer = tokenizer.longest_token, tokenizer.remembering()
 
-    def without(dropped: int) -> list[int]:
-        if dropped == 0:
-            return render(tokenizer, messages)
-        return render(tokenizer, instructions + dialogue[exchanges[dropped] :])
+    def without(dropped: int) -> Sequence[Message]:
+        return instructions + dialogue[exchanges[dropped] :] if dropped else messages
+
+    def fits(dropped: int) -> bool:
+        kept = without(dropped)
+        least = sum(len(text.encode()) for text in turn_texts(kept)) // longest
+        return least <= budget and len(render(tokenizer, kept)) <= budget
 
     choices = range(len(exchanges) if overflow == "drop_oldest" else 1)
-    dropped = bisect_left(choices, True, key=lambda dropped: len(without(dropped)) <= budget)
+    dropped = bisect_left(choices, True, key=fits)
     if dropped == len(choices):
-        needed = len(without(choices[-1]))
+        needed = len(render(tokenizer, without(choices[-1])))
         raise Refused("context_length_exceeded", f"the messages take {needed} tokens; {budget} are left for them")
-    return without(dropped)
+    return render(tokenizer, without(dropped))

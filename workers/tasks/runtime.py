@@ -17,7 +17,7 @@ from workers.models.folder import tokenizer_folder
 from workers.models.registry import resolve
 from workers.models.template import turn_marks
 from workers.models.tokenizer import Tokenizer
-from workers.protocols import Engine, EngineCrashed
+from workers.protocols import Engine, EngineCrashed, Refused
 from workers.tasks.claimed import heartbeat
 from workers.tasks.engine_watch import EngineWatch
 
@@ -126,6 +126,8 @@ def load_before_consuming(sender: Any, **_: Any) -> None:
     """A worker without its model must not take jobs: Celery goes on after an ordinary exception, but not after this."""
     try:
         model, engine, device, dtype = runtime()
+        if model.tokenizer.longest_token > env.LONGEST_TOKEN:
+            raise Refused("wrong_setting", f"LYO_LONGEST_TOKEN must be {model.tokenizer.longest_token} for this model")
     except Exception as error:
         logger.exception("the model cannot be loaded")
         raise SystemExit(1) from error

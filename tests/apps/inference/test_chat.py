@@ -373,6 +373,7 @@ def test_a_silent_stream_is_kept_alive(
         (State.FAILED, "adapters_full", 503, None, "server_error"),
         (State.ERRORED, "internal_error", 500, None, "server_error"),
         (State.ERRORED, "worker_lost", 500, None, "server_error"),
+        (State.ERRORED, "lease_lost", 500, None, "server_error"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -384,6 +385,15 @@ def test_a_failure_before_the_first_token_has_its_status(
     assert (response.status_code, response.headers.get("Retry-After")) == (status, "2" if status == 503 else None)
     assert response.headers["Content-Type"] == "application/json"
     assert response.json() == {"error": {"message": "Why it failed.", "type": kind, "param": param, "code": code}}
+
+
+def test_messages_that_can_never_fit_are_refused_and_nothing_is_kept_of_them(http: httpx.Client) -> None:
+    asked = {**ASK, "n": 4, "messages": [{"role": "user", "content": "many words " * 30_000}]}
+    response = http.post("/chat/completions", json=asked, headers={"Idempotency-Key": "k"})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", "messages")
+    assert f"maximum context length is {env.CONTEXT_TOKENS} tokens" in error["message"]
+    assert not Job.objects.exists()
 
 
 def test_one_failed_choice_fails_the_completion(http: httpx.Client, worker: PlayedWorker) -> None:

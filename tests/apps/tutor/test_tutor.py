@@ -168,6 +168,16 @@ def test_bad_questions_name_the_field_and_change_nothing(
     assert (Message.objects.count(), Job.objects.count()) == (0, 0)
 
 
+def test_a_question_that_can_never_fit_the_context_is_refused(
+    ann: APIClient, talk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lyo.env.CONTEXT_TOKENS", 64)
+    response = ann.post(talk, {"content": "long " * 1000})
+    (error,) = response.json()["errors"]
+    assert (response.status_code, error["code"], error["attr"]) == (400, "context_length_exceeded", "content")
+    assert ann.get(talk).json()["results"] == []
+
+
 def test_foreign_and_unknown_rows_are_404(ann: APIClient, bob: APIClient, talk: str) -> None:
     turn = ask(ann, talk)
     conversation = talk.removesuffix("/messages")
