@@ -69,8 +69,8 @@ QUEUE_LIMIT = env.int("LYO_QUEUE_LIMIT", 256)  # jobs that may wait in one queue
 LEASE_S = env.float("LYO_LEASE_S", 5.0)  # a worker silent for so long has lost its jobs
 HEARTBEAT_S = env.float("LYO_HEARTBEAT_S", 1.5)  # well below the lease, so that one late beat costs nothing
 STALL_S = env.float(
-    "LYO_STALL_S", 120.0, validate=validate.Range(min=1)
-)  # a worker whose interpreter or engine stands still for so long is ended, and started again
+    "LYO_STALL_S", 60.0, validate=validate.Range(min=1)
+)  # a worker whose interpreter, engine or consumption stands still for so long is ended and started again; so is beat
 JOB_ATTEMPTS = env.int("LYO_JOB_ATTEMPTS", 5, validate=FROM_1)  # a job whose worker dies so often is given up as a bug
 LEASE_LOSSES = env.int(
     "LYO_LEASE_LOSSES", 20, validate=FROM_1

@@ -1,13 +1,14 @@
 """The process beside a worker that renews the leases of its jobs: `python -m apps.jobs.heartbeat`.
 
 It has an interpreter of its own, so that nothing a worker computes, however long it holds its lock, looks like a death.
-It stops renewing when its worker is gone, frozen, or stuck: it then ends it. What it needs is small: no Django.
+It stops renewing when its worker is gone or frozen, and ends one that stands still. What it needs is small: no Django.
+Beat has one, too, without leases.
 
 The worker writes lines to its standard input, first the parameters of the database's connection as JSON:
 
     hold TOKEN        a job is, or is about to be, claimed by this lease token
     release TOKEN     that job has ended
-    alive SECONDS     the worker's interpreter runs; its engine has been busy with one step for so long
+    alive SECONDS     the worker's interpreter runs; something else of it has stood still for so long
 
 and reads `lost TOKEN` where a lease that was renewed before is no longer there to be renewed.
 """
@@ -36,6 +37,7 @@ BURY = (
 )
 TIMEOUTS = {"connect_timeout": 2, "options": "-c statement_timeout=2000 -c lock_timeout=1000", "tcp_user_timeout": 4000}
 FAREWELL_S = 10.0  # in which a dead worker's jobs can be given back; afterwards their leases have run out anyway
+PAUSE_S = 30.0  # no beat takes so long: the machine slept
 FROZEN = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
 
@@ -103,10 +105,10 @@ class Worker:
         self._process = psutil.Process(self.pid)
         self._stall_s = stall_s
         self._heard = time.monotonic()
-        self._busy_s = 0.0
+        self._stalled_s = 0.0
 
-    def alive(self, busy_s: float) -> None:
-        self._heard, self._busy_s = time.monotonic(), busy_s
+    def alive(self, stalled_s: float) -> None:
+        self._heard, self._stalled_s = time.monotonic(), stalled_s
 
     @property
     def dead(self) -> bool:
@@ -114,17 +116,18 @@ class Worker:
 
     @property
     def frozen(self) -> bool:
-        """Stopped by a signal or a debugger; what it has not said meanwhile is no reason to end it later."""
-        if self._process.status() not in FROZEN:
-            return False
-        self._heard = time.monotonic()
-        return True
+        """Whether it is stopped, by a signal or a debugger."""
+        return self._process.status() in FROZEN
 
     @property
     def stuck_s(self) -> float:
         """How long it has made no progress, where that is past the bound; else 0."""
-        silent_s = time.monotonic() - self._heard + self._busy_s
+        silent_s = time.monotonic() - self._heard + self._stalled_s
         return silent_s if silent_s > self._stall_s else 0.0
+
+    def excuse(self) -> None:
+        """Forget its silence: this process was stopped, too."""
+        self._heard = time.monotonic()
 
 
 def main() -> None:
@@ -134,13 +137,15 @@ def main() -> None:
     held = Held(json.loads(sys.stdin.readline()), env.LEASE_S)
     worker = Worker(env.STALL_S)
     threading.Thread(target=listen, args=[held, worker], daemon=True).start()
+    beaten_at = time.monotonic()
     while not worker.dead:
-        if worker.frozen:
-            say(f"the worker {worker.pid} is frozen; its leases run out")
-        elif stuck_s := worker.stuck_s:
-            say(f"the worker {worker.pid} has been stuck for {stuck_s:.0f} s and is ended")
+        if time.monotonic() - beaten_at > PAUSE_S:
+            worker.excuse()
+        beaten_at = time.monotonic()
+        if stuck_s := worker.stuck_s:
+            say(f"process {worker.pid} has stood still for {stuck_s:.0f} s and is ended")
             os.kill(worker.pid, signal.SIGKILL)
-        else:
+        elif not worker.frozen:  # else its leases run out
             beat(held)
         worker.gone.wait(env.HEARTBEAT_S)
     bury(held)

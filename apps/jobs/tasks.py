@@ -7,7 +7,7 @@ import structlog
 from celery import Task, shared_task
 
 from apps.common import redis
-from apps.jobs import services
+from apps.jobs import services, watch  # noqa: F401 - Celery's signals start it
 
 logger = structlog.get_logger(__name__)
 

@@ -10,6 +10,7 @@ from lyo.stack import Stack
 from tests.flows.learner import Learner
 
 READER_GRACE_S = 3
+STALL_S = 20
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,7 @@ def stack() -> Iterator[Stack]:
             "LYO_GENERATIONS_PER_MINUTE": "100000",
             "LYO_REGISTRATIONS_PER_MINUTE": "100000",
             "LYO_READER_GRACE_S": str(READER_GRACE_S),
+            "LYO_STALL_S": str(STALL_S),
         },
     )
     try:

@@ -1,12 +1,9 @@
 """A worker's hold on its jobs: claim, heartbeat, delivery of tokens, and exactly one end for each.
 
-A process beside the worker renews its leases (`apps.jobs.heartbeat`, of which `Heartbeat` is this side), and one
-thread, `Delivery`, writes the tokens of all jobs in one round trip. Both outlive the servers they speak to.
+A process beside the worker renews its leases (`apps.jobs.watch`), and one thread, `Delivery`, writes the tokens of all
+jobs in one round trip. Both outlive the servers they speak to.
 """
 
-import json
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +20,7 @@ from redis.exceptions import RedisError
 from apps.common import redis
 from apps.jobs import services, streams
 from apps.jobs.models import State
+from apps.jobs.watch import heartbeat
 from lyo import env
 from workers.protocols import Delta, EngineCrashed, EngineStopped, Refused
 from workers.tasks import metrics
@@ -31,8 +29,6 @@ logger = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 RETRY_S = 0.2
-TICK_S = 1.0  # how often the heartbeat process is told that this one runs
-CONNECTION = ("host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey")
 INTERNAL_ERROR = {"code": "internal_error", "detail": "The worker failed; its log says why."}
 DRAIN_S = 1.0  # how long the end of a job waits for its last tokens to be delivered
 
@@ -79,80 +75,6 @@ class JobRun:
             logger.info("job stopped", job_id=str(self.id), reason=reason)
             self.stopped.set()
             self._on_stop()
-
-
-class Heartbeat:
-    """This worker's end of the process that renews its leases, which starts with the first and is replaced if it dies.
-
-    A lease is held before the job is claimed: nothing that keeps this interpreter from running can then cost it.
-    """
-
-    def __init__(self) -> None:
-        self.runs: dict[UUID, JobRun | None] = {}
-        self.busy_s: Callable[[], float] = lambda: 0.0  # how long the engine has been at its present step
-        self._process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
-
-    def hold(self, token: UUID) -> None:
-        with self._lock:
-            self.runs[token] = None
-            if self._process is None:
-                self._start()
-            else:
-                self._tell(f"hold {token}")
-
-    def add(self, run: JobRun) -> None:
-        """Have `run` stopped where its lease is lost."""
-        self.runs[run.claim.token] = run
-
-    def release(self, token: UUID) -> None:
-        with self._lock:
-            del self.runs[token]
-            self._tell(f"release {token}")
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "apps.jobs.heartbeat"],
-            cwd=env.BASE_DIR,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # it outlives the worker's process group, to say that the worker died
-        )
-        parameters = connection.get_connection_params()
-        self._tell(json.dumps({name: parameters[name] for name in CONNECTION if name in parameters}))
-        for token in self.runs:
-            self._tell(f"hold {token}")
-        threading.Thread(target=self._listen, args=[self._process], name="heartbeat", daemon=True).start()
-        threading.Thread(target=self._tick, args=[self._process], name="heartbeat-tick", daemon=True).start()
-
-    def _tell(self, line: str) -> None:
-        try:
-            if self._process and self._process.stdin:
-                self._process.stdin.write(f"{line}\n")
-                self._process.stdin.flush()
-        except OSError:
-            logger.warning("the heartbeat process does not listen")  # `_listen` replaces it
-
-    def _listen(self, process: subprocess.Popen[str]) -> None:
-        for line in process.stdout or ():
-            word, _, token = line.strip().partition(" ")
-            if word == "lost" and (run := self.runs.get(UUID(token))):
-                run.stop("lease lost")
-        logger.warning("the heartbeat process has ended and is started anew", code=process.wait())
-        time.sleep(RETRY_S)
-        with self._lock:
-            self._start()
-
-    def _tick(self, process: subprocess.Popen[str]) -> None:
-        while process.poll() is None:
-            with self._lock:
-                self._tell(f"alive {self.busy_s():.1f}")
-            time.sleep(TICK_S)
 
 
 class Delivery(threading.Thread):
@@ -227,7 +149,6 @@ class Delivery(threading.Thread):
             run.stop("nobody reads")
 
 
-heartbeat = Heartbeat()
 delivery = Delivery()
 
 
@@ -269,7 +190,7 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
     try:
         try:
             run = JobRun(claim)
-            heartbeat.add(run)
+            heartbeat.on_lost(claim.token, lambda: run.stop("lease lost"))
             result = function(run)
             if run.stopped.is_set() and result.get("finish_reason") in (None, "cancelled"):
                 state = State.CANCELLED

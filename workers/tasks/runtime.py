@@ -10,6 +10,7 @@ import structlog
 from celery.signals import worker_init, worker_shutting_down
 
 from apps.inference import store
+from apps.jobs.watch import heartbeat
 from lyo import env
 from workers.engine.remote import RemoteEngine
 from workers.engine.threads import aside
@@ -18,7 +19,6 @@ from workers.models.registry import resolve
 from workers.models.template import turn_marks
 from workers.models.tokenizer import Tokenizer
 from workers.protocols import Engine, EngineCrashed, Refused
-from workers.tasks.claimed import heartbeat
 from workers.tasks.engine_watch import EngineWatch
 
 logger = structlog.get_logger(__name__)
@@ -135,7 +135,7 @@ def load_before_consuming(sender: Any, **_: Any) -> None:
     def about() -> dict[str, str]:
         return {"model": model.name, "digest": model.digest, "device": device, "dtype": dtype}
 
-    heartbeat.busy_s = lambda: engine.stats().step_seconds
+    heartbeat.watch(lambda: engine.stats().step_seconds)
     EngineWatch(engine, worker=sender.hostname, about=about).start()
 
 

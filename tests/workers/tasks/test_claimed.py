@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from apps.common import redis
 from apps.jobs import services, streams
 from apps.jobs.models import Job, State
+from apps.jobs.watch import Heartbeat
 from tests.helpers import until
 from workers.protocols import Delta, EngineCrashed, EngineStopped, Refused
 from workers.tasks import claimed
@@ -148,15 +149,15 @@ def test_a_job_that_somebody_else_has_is_left_alone() -> None:
 
 
 @pytest.fixture
-def heartbeat(monkeypatch: pytest.MonkeyPatch) -> claimed.Heartbeat:
+def heartbeat(monkeypatch: pytest.MonkeyPatch) -> Heartbeat:
     """One of short leases, in the place of the process's own."""
     monkeypatch.setenv("LYO_LEASE_S", "1")
     monkeypatch.setenv("LYO_HEARTBEAT_S", "0.2")
-    monkeypatch.setattr(claimed, "heartbeat", claimed.Heartbeat())
+    monkeypatch.setattr(claimed, "heartbeat", Heartbeat())
     return claimed.heartbeat
 
 
-def test_a_heartbeat_process_that_dies_is_replaced_and_no_lease_is_lost(heartbeat: claimed.Heartbeat) -> None:
+def test_a_heartbeat_process_that_dies_is_replaced_and_no_lease_is_lost(heartbeat: Heartbeat) -> None:
     def kill_it(run: JobRun) -> dict[str, Any]:
         killed = heartbeat.pid
         assert killed
@@ -170,7 +171,7 @@ def test_a_heartbeat_process_that_dies_is_replaced_and_no_lease_is_lost(heartbea
     assert (job.state, job.result, job.attempt) == (State.SUCCEEDED, {"text": "still mine"}, 1)
 
 
-def test_a_job_that_was_taken_away_is_told_to_stop_without_writing_a_token(heartbeat: claimed.Heartbeat) -> None:
+def test_a_job_that_was_taken_away_is_told_to_stop_without_writing_a_token(heartbeat: Heartbeat) -> None:
     def be_robbed(run: JobRun) -> dict[str, Any]:
         Job.objects.update(lease_expires_at=timezone.now())
         until(lambda: Job.objects.get().lease_expires_at > timezone.now())
@@ -187,4 +188,4 @@ def test_a_job_that_redis_fails_is_no_longer_held_so_that_its_lease_expires() ->
         raise RedisConnectionError("gone")
 
     assert execute(queued(), fail).state == State.RUNNING
-    assert claimed.heartbeat.runs == {}
+    assert claimed.heartbeat.leases == {}

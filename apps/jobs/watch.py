@@ -1,0 +1,155 @@
+"""A Celery process's end of the process that watches it (`apps.jobs.heartbeat`): workers and beat have one each.
+
+It renews the leases of jobs, and ends this process where it stands still: its interpreter, the engine's step, the
+consumption of its queues, beat's ticks. Whatever started this process then starts it again.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery.signals import beat_init, task_received, worker_ready
+from django.db import connection
+from redis.exceptions import RedisError
+
+from apps.common import redis
+from apps.jobs.pools import POOLS, messages_held
+from lyo import env
+
+logger = structlog.get_logger(__name__)
+
+TICK_S = 1.0  # how often the watching process is told that this one runs
+RESTART_S = 0.2
+LOOK_S = 5.0  # between two looks at the queues
+CONNECTION = ("host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey")
+
+
+class Heartbeat:
+    """Starts the watching process with the first lease or probe, and another one if it dies.
+
+    A lease is held before the job is claimed: nothing that keeps this interpreter from running can then cost it.
+    """
+
+    def __init__(self) -> None:
+        self.leases: dict[UUID, Callable[[], None]] = {}  # and what is called where one is lost
+        self._probes: list[Callable[[], float]] = []
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def watch(self, stalled_s: Callable[[], float]) -> None:
+        """Have this process ended once `stalled_s`, asked every second, tells more than `LYO_STALL_S`."""
+        with self._lock:
+            self._probes.append(stalled_s)
+            if self._process is None:
+                self._start()
+
+    def hold(self, token: UUID) -> None:
+        with self._lock:
+            self.leases[token] = lambda: None
+            if self._process is None:
+                self._start()
+            else:
+                self._tell(f"hold {token}")
+
+    def on_lost(self, token: UUID, callback: Callable[[], None]) -> None:
+        self.leases[token] = callback
+
+    def release(self, token: UUID) -> None:
+        with self._lock:
+            del self.leases[token]
+            self._tell(f"release {token}")
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "apps.jobs.heartbeat"],
+            cwd=env.BASE_DIR,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # it outlives the worker's process group, to say that the worker died
+        )
+        parameters = connection.get_connection_params()
+        self._tell(json.dumps({name: parameters[name] for name in CONNECTION if name in parameters}))
+        for token in self.leases:
+            self._tell(f"hold {token}")
+        threading.Thread(target=self._listen, args=[self._process], name="heartbeat", daemon=True).start()
+        threading.Thread(target=self._tick, args=[self._process], name="heartbeat-tick", daemon=True).start()
+
+    def _tell(self, line: str) -> None:
+        try:
+            if self._process and self._process.stdin:
+                self._process.stdin.write(f"{line}\n")
+                self._process.stdin.flush()
+        except OSError:
+            logger.warning("the heartbeat process does not listen")  # `_listen` replaces it
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        for line in process.stdout or ():
+            word, _, token = line.strip().partition(" ")
+            if word == "lost" and (callback := self.leases.get(UUID(token))):
+                callback()
+        logger.warning("the heartbeat process has ended and is started anew", code=process.wait())
+        time.sleep(RESTART_S)
+        with self._lock:
+            self._start()
+
+    def _tick(self, process: subprocess.Popen[str]) -> None:
+        while process.poll() is None:
+            stalled_s = max((probe() for probe in tuple(self._probes)), default=0.0)
+            with self._lock:
+                self._tell(f"alive {stalled_s:.1f}")
+            time.sleep(TICK_S)
+
+
+heartbeat = Heartbeat()
+
+
+class Consumption:
+    """Whether this worker takes messages from its queues while some wait and it has room for them."""
+
+    def __init__(self, queues: Collection[str], threads: int) -> None:
+        self._queues, self._threads = queues, threads
+        self._looked_at = self._moved_at = time.monotonic()
+
+    def moved(self, **_: Any) -> None:
+        self._moved_at = time.monotonic()
+
+    def stalled_s(self) -> float:
+        """How long messages have waited for this worker alone: it has room, the broker answers, and nothing came."""
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_S:
+            self._looked_at = now
+            if not self._messages_wait():
+                self._moved_at = now
+        return now - self._moved_at if now - self._moved_at > 2 * LOOK_S else 0.0
+
+    def _messages_wait(self) -> bool:
+        held = messages_held()
+        if sum(held.values()) >= self._threads:
+            return False
+        try:
+            return any(held[q] < POOLS.get(q, self._threads) and redis.broker().llen(q) for q in self._queues)
+        except RedisError:
+            return False
+
+
+@worker_ready.connect
+def watch_worker(sender: Any, **_: Any) -> None:
+    consumption = Consumption([queue.name for queue in sender.task_consumer.queues], sender.pool.limit)
+    task_received.connect(consumption.moved, weak=False)
+    heartbeat.watch(consumption.stalled_s)
+
+
+@beat_init.connect
+def watch_beat(sender: Any, **_: Any) -> None:
+    heartbeat.watch(lambda: time.monotonic() - sender.scheduler.ticked_at)
