@@ -43,13 +43,31 @@ HTTPS = env.bool("LYO_HTTPS", False)  # behind TLS: secure cookies, HSTS, redire
 TRUSTED_PROXIES = env.int(
     "LYO_TRUSTED_PROXIES", 0, validate=FROM_0
 )  # how many proxies append to X-Forwarded-For; throttles see past them
+PROXY_NETWORKS = env.list(
+    "LYO_PROXY_NETWORKS", ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
+)  # from where proxies connect: who comes from elsewhere is whom the connection says
 TOKEN_DAYS = env.int("LYO_TOKEN_DAYS", 30)  # life of a bearer token
+SESSION_DAYS = env.int("LYO_SESSION_DAYS", 14, validate=FROM_1)  # life of a login to the admin
 MAX_BODY_MB = env.int("LYO_MAX_BODY_MB", 2)  # a larger request body is refused with 413
 MAX_FILE_MB = env.int("LYO_MAX_FILE_MB", 32)  # of an uploaded training file; it is read while the client waits
 FILES_DIR = Path(env.str("LYO_FILES_DIR", str(HOME / "files")))  # where uploaded files are kept
 RUNS_DIR = Path(
     env.str("LYO_RUNS_DIR", str(HOME / "runs"))
 )  # checkpoints of training runs under way; shared, so that another worker can go on
+
+# --- accounts ---
+CONFIRM_EMAIL = env.bool("LYO_CONFIRM_EMAIL", False)  # who registers may only read until the address is confirmed
+CONFIRMATION_HOURS = env.int("LYO_CONFIRMATION_HOURS", 48, validate=FROM_1)  # so long the token in the mail is good
+UNCONFIRMED_DAYS = env.int("LYO_UNCONFIRMED_DAYS", 7, validate=FROM_1)  # after which such an account is erased
+CONFIRM_URL = env.str("LYO_CONFIRM_URL", "")  # of a page that posts the token, with {token} in it; "": the mail has it
+EMAIL_URL = env.str(
+    "LYO_EMAIL_URL", "", validate=validate.Regexp(r"((smtp|smtps|smtp\+tls)://.+)?\Z")
+)  # smtp+tls://user:password@host:587; smtps:// where TLS is from the first byte on
+EMAIL_FROM = env.str("LYO_EMAIL_FROM", "Lyo <lyo@localhost>")
+SIGNAL_ACCOUNT_DAYS = env.int("LYO_SIGNAL_ACCOUNT_DAYS", 7, validate=FROM_0)  # that an account is old, before it counts
+SIGNAL_ACCOUNT_EVENTS = env.int(
+    "LYO_SIGNAL_ACCOUNT_EVENTS", 10, validate=FROM_0
+)  # that it has, before it counts among the learners of whom a trend or a suggestion takes several
 
 # --- logs ---
 LOG_FORMAT = env.str(
@@ -60,6 +78,11 @@ LOG_LEVEL = env.str("LYO_LOG_LEVEL", "INFO", validate=validate.OneOf(["DEBUG", "
 # --- limits: past them the answer is 429 with Retry-After ---
 REGISTRATIONS_PER_MINUTE = env.int("LYO_REGISTRATIONS_PER_MINUTE", 60)  # per address
 LOGIN_FAILURES_PER_MINUTE = env.int("LYO_LOGIN_FAILURES_PER_MINUTE", 10)  # per address and user name
+LOGIN_FAILURES_OF_ADDRESS = env.int("LYO_LOGIN_FAILURES_OF_ADDRESS", 100)  # a minute, whatever the names
+LOGIN_FAILURES_OF_ACCOUNT = env.int(
+    "LYO_LOGIN_FAILURES_OF_ACCOUNT", 120, validate=validate.Range(min=10)
+)  # an hour, from all addresses where its owner has not been lately; one of those gets a tenth
+CONFIRMATIONS_PER_HOUR = env.int("LYO_CONFIRMATIONS_PER_HOUR", 3)  # mails to one address
 GENERATIONS_PER_MINUTE = env.int("LYO_GENERATIONS_PER_MINUTE", 120)  # per user
 REQUESTS_PER_MINUTE = env.int("LYO_REQUESTS_PER_MINUTE", 1200)  # per user, everything but generations
 GENERATIONS_AT_ONCE = env.int("LYO_GENERATIONS_AT_ONCE", 8)  # per user, queued or running
@@ -147,7 +170,24 @@ METRICS_DIR = env.str(
     "PROMETHEUS_MULTIPROC_DIR", ""
 )  # shared by the processes of one machine; prometheus_client reads it
 
+# --- what is kept how long; beat deletes it in small pieces ---
+EVENT_DAYS = env.int(
+    "LYO_EVENT_DAYS", 730, validate=validate.Range(min=180)
+)  # what learners did; rankers read 180 days
+EVENT_KEY_DAYS = env.int("LYO_EVENT_KEY_DAYS", 30, validate=FROM_1)  # clients' names for events, by which repeats show
+QUERY_DAYS = env.int("LYO_QUERY_DAYS", 90, validate=FROM_1)  # searches
+RANKING_DAYS = env.int("LYO_RANKING_DAYS", 90, validate=FROM_1)  # feeds of those who no longer come
+IDEMPOTENCY_DAYS = env.int("LYO_IDEMPOTENCY_DAYS", 1, validate=FROM_1)  # after its end a job forgets its client's key
+LARGE_RESULT_DAYS = env.int("LYO_LARGE_RESULT_DAYS", 3, validate=FROM_1)  # vectors, probabilities: what is large goes
+LARGE_RESULT_KB = env.int("LYO_LARGE_RESULT_KB", 64, validate=FROM_1)  # as it is stored
+
 # --- what does not go together ---
+if CONFIRM_EMAIL and not EMAIL_URL:
+    raise EnvError("LYO_CONFIRM_EMAIL needs LYO_EMAIL_URL, such as smtp+tls://user:password@mail.example.org:587")
+if CONFIRM_URL and "{token}" not in CONFIRM_URL:
+    raise EnvError("LYO_CONFIRM_URL needs {token} in it, such as https://lyo.example.org/confirm#{token}")
+if LARGE_RESULT_DAYS < IDEMPOTENCY_DAYS:
+    raise EnvError("LYO_LARGE_RESULT_DAYS must be at least LYO_IDEMPOTENCY_DAYS: a repeat gets the whole result")
 if ENGINE == "remote" and not REMOTE_URL.startswith(("http://", "https://")):
     raise EnvError("LYO_ENGINE=remote needs LYO_REMOTE_URL, such as http://vllm:8000/v1")
 if HEARTBEAT_S > LEASE_S / 2:

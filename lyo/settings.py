@@ -1,8 +1,9 @@
 """Django's settings, from the values of `lyo.env`; the same file serves development, tests and production."""
 
 from datetime import timedelta
+from ipaddress import ip_network
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import dj_database_url
 from celery.schedules import crontab
@@ -145,6 +146,19 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 TRUSTED_PROXIES = env.TRUSTED_PROXIES
+PROXY_NETWORKS = [ip_network(network) for network in env.PROXY_NETWORKS]
+SESSION_COOKIE_AGE = env.SESSION_DAYS * 86_400
+
+# --- mail: only confirmations of addresses, where LYO_CONFIRM_EMAIL asks for them ---
+_mail = urlsplit(env.EMAIL_URL)
+EMAIL_HOST, EMAIL_PORT = (
+    _mail.hostname or "localhost",
+    _mail.port or {"smtps": 465, "smtp+tls": 587}.get(_mail.scheme, 25),
+)
+EMAIL_HOST_USER, EMAIL_HOST_PASSWORD = unquote(_mail.username or ""), unquote(_mail.password or "")
+EMAIL_USE_TLS, EMAIL_USE_SSL = _mail.scheme == "smtp+tls", _mail.scheme == "smtps"
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.EMAIL_FROM
 
 # --- transport security ---
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = env.HTTPS
@@ -248,6 +262,7 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"queue": "default", "expires": 10},
     },
     "search.tidy": {"task": "search.tidy", "schedule": 86_400.0, "options": {"queue": "default"}},
+    "users.tidy": {"task": "users.tidy", "schedule": 3600.0, "options": {"queue": "default"}},
     "training.collect": {"task": "training.collect", "schedule": 60.0, "options": {"queue": "default", "expires": 60}},
     "training.renew": {"task": "training.renew", "schedule": 10.0, "options": {"queue": "default", "expires": 10}},
     **{

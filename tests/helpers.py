@@ -15,3 +15,8 @@ def until(probe: Callable[[], T], seconds: float = 10.0, every: float = 0.02) ->
             return answer
         assert time.monotonic() < end, f"not within {seconds:g} s: {probe}"
         time.sleep(every)
+
+
+def wide(text: str) -> str:
+    """The same letters at full width, as East Asian keyboards write them."""
+    return "".join(chr(ord(letter) + 0xFEE0) if "!" <= letter <= "~" else letter for letter in text)

@@ -1,19 +1,23 @@
-"""Limits per minute, counted in the cache server; past them the answer is 429 with `Retry-After`."""
+"""Limits by time, counted in the cache server; past them the answer is 429 with `Retry-After`."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import structlog
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.exceptions import ValidationError as DjangoValidationError
 from django.http import HttpRequest
+from django.utils.crypto import salted_hmac
 from rest_framework.exceptions import AuthenticationFailed, Throttled, ValidationError
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
 from apps.common import redis
+from apps.common.names import folded
 from lyo import env
 
 if TYPE_CHECKING:  # importing it here would be circular: its defaults name this module
@@ -40,12 +44,12 @@ class TokenBucket:
     Atomic however many processes ask. Where Redis does not answer, everything passes: a limit is not worth an outage.
     """
 
-    def __init__(self, name: str, per_minute: int, burst: int | None = None) -> None:
-        if per_minute < 1:
-            raise ImproperlyConfigured(f"the limit of {name} must be at least 1 a minute, not {per_minute}")
+    def __init__(self, name: str, per_minute: float, burst: int | None = None) -> None:
+        if per_minute <= 0:
+            raise ImproperlyConfigured(f"the limit of {name} must be above 0, not {per_minute}")
         self.name = name
-        self.interval = 60_000_000 // per_minute
-        self.capacity = self.interval * (burst or per_minute)
+        self.interval = int(60_000_000 / per_minute)
+        self.capacity = self.interval * (burst or max(int(per_minute), 1))
 
     def take(self, key: str) -> float:
         """Take a token: 0 if there was one, else the seconds until there is."""
@@ -54,9 +58,17 @@ class TokenBucket:
     def give_back(self, key: str) -> None:
         self._add(key, -self.interval)
 
+    def place(self, key: str) -> str:
+        """Where it is kept: under a name that tells nobody whose it is."""
+        return f"lyo:throttle:{self.name}:{_disguised(key)}"
+
     def _add(self, key: str, cost: int) -> float:
-        name = f"lyo:throttle:{self.name}:{key}"
-        return int(redis.ask_cache(lambda cache: cache.eval(TAKE, 1, name, cost, self.capacity), otherwise=0)) / 1e6
+        place = self.place(key)
+        return int(redis.ask_cache(lambda cache: cache.eval(TAKE, 1, place, cost, self.capacity), otherwise=0)) / 1e6
+
+
+def _disguised(key: str) -> str:
+    return salted_hmac("apps.common.throttles", key, algorithm="sha256").hexdigest()[:32]
 
 
 class BucketThrottle(BaseThrottle):
@@ -72,7 +84,7 @@ class BucketThrottle(BaseThrottle):
         return self.seconds
 
     def key(self, request: Request) -> str:
-        return str(request.user.pk) if request.user.is_authenticated else client_address(request)
+        return str(request.user.pk) if request.user.is_authenticated else client_network(request)
 
 
 class RequestThrottle(BucketThrottle):
@@ -89,34 +101,126 @@ class RegistrationThrottle(BucketThrottle):
     bucket = TokenBucket("registrations", env.REGISTRATIONS_PER_MINUTE)
 
 
+class ConfirmationThrottle(BucketThrottle):
+    bucket = TokenBucket("confirmations", env.CONFIRMATIONS_PER_HOUR / 60, burst=env.CONFIRMATIONS_PER_HOUR)
+
+
 class LoginThrottle:
-    """Counts failed attempts at a password, per address and user name."""
+    """Counts failed attempts at a password: all spellings of a name are one account.
+
+    `bucket` is of an address and an account, `of_address` of an address. Many addresses that try one account share
+    `of_account`, which fills slowly; each of them gets `share` of it, so that a few cannot use it up. It does not hold
+    up those at an address where the owner was let in lately: nobody locks an owner out by guessing from elsewhere.
+    """
 
     bucket = TokenBucket("failed-logins", env.LOGIN_FAILURES_PER_MINUTE)
+    of_address = TokenBucket("failed-logins-of-address", env.LOGIN_FAILURES_OF_ADDRESS)
+    share = TokenBucket(
+        "failed-logins-share", env.LOGIN_FAILURES_OF_ACCOUNT / 600, burst=env.LOGIN_FAILURES_OF_ACCOUNT // 10
+    )
+    of_account = TokenBucket(
+        "failed-logins-of-account", env.LOGIN_FAILURES_OF_ACCOUNT / 60, burst=env.LOGIN_FAILURES_OF_ACCOUNT
+    )
+    FAMILIAR_S, FAMILIAR = 30 * 86_400, 50  # how long an address stays so, and how many of them an account has
 
     @classmethod
     @contextmanager
     def attempt(cls, request: HttpRequest | Request, username: str) -> Iterator[None]:
-        """Around the check: a token is taken before it and given back unless it fails.
+        """Around the check: tokens are taken before it and given back unless it fails.
 
         So many guesses at once get no further than one after another. Raises `Throttled`.
         """
-        key = f"{client_address(request)}:{username.lower()}"
-        if wait := cls.bucket.take(key):
-            raise Throttled(wait, "Too many failed attempts.")
+        account, address = folded(username), client_network(request)
+        pair = f"{address} {account}"
+        needed = [(cls.bucket, pair), (cls.of_address, address)]
+        if not cls._is_familiar(account, address):
+            needed += [(cls.share, pair), (cls.of_account, account)]
+        taken: list[tuple[TokenBucket, str]] = []
         try:
+            for bucket, key in needed:
+                if wait := bucket.take(key):
+                    raise Throttled(wait, "Too many failed attempts.")
+                taken.append((bucket, key))
             yield
         except (AuthenticationFailed, ValidationError, DjangoValidationError):
             raise
         except BaseException:
-            cls.bucket.give_back(key)
+            cls._give_back(taken)
             raise
-        cls.bucket.give_back(key)
+        cls._give_back(taken)
+        cls.welcome(request, username)
+
+    @classmethod
+    def welcome(cls, request: HttpRequest | Request, username: str) -> None:
+        """Remember that the owner of an account was let in from where the request came."""
+
+        def remember(cache: Any) -> None:
+            key, now = cls._familiar(folded(username)), time.time()
+            with cache.pipeline() as pipe:
+                pipe.zadd(key, {_disguised(client_network(request)): now}).expire(key, cls.FAMILIAR_S)
+                pipe.zremrangebyscore(key, 0, now - cls.FAMILIAR_S).zremrangebyrank(key, 0, -cls.FAMILIAR - 1)
+                pipe.execute()
+
+        redis.ask_cache(remember, otherwise=None)
+
+    @classmethod
+    def forget(cls, username: str) -> None:
+        """Forget from where the owner of an account was let in."""
+        redis.ask_cache(lambda cache: cache.delete(cls._familiar(folded(username))), otherwise=None)
+
+    @staticmethod
+    def _give_back(taken: list[tuple[TokenBucket, str]]) -> None:
+        for bucket, key in taken:
+            bucket.give_back(key)
+
+    @staticmethod
+    def _familiar(account: str) -> str:
+        return f"lyo:logins:{_disguised(account)}"
+
+    @classmethod
+    def _is_familiar(cls, account: str, address: str) -> bool:
+        return bool(
+            redis.ask_cache(lambda cache: cache.zscore(cls._familiar(account), _disguised(address)), otherwise=None)
+        )
 
 
 def client_address(request: HttpRequest | Request) -> str:
-    """The address that the outermost trusted proxy saw, or the peer's: the rest of the header may be forged."""
-    addresses = [part.strip() for part in request.headers.get("X-Forwarded-For", "").split(",") if part.strip()]
-    if addresses and settings.TRUSTED_PROXIES:
-        return addresses[-min(settings.TRUSTED_PROXIES, len(addresses))]
-    return str(request.META.get("REMOTE_ADDR"))
+    """The address that the outermost trusted proxy saw, or the peer's: the rest of the header may be forged.
+
+    The header counts where as many proxies as there are have added to it, and the last of them connects from where
+    proxies do (LYO_PROXY_NETWORKS).
+    """
+    peer = str(request.META.get("REMOTE_ADDR"))
+    proxies: int = settings.TRUSTED_PROXIES
+    seen = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()]
+    if not proxies or not seen or not _is_proxy(peer):
+        return peer
+    address = _address(seen[-min(proxies, len(seen))])
+    return str(address) if address else peer
+
+
+def client_network(request: HttpRequest | Request) -> str:
+    """What one caller can have of addresses: one of IPv4, and of IPv6 the 64 bits that a line is given."""
+    text = client_address(request)
+    address = _address(text)
+    if isinstance(address, IPv6Address):
+        return str(ip_network((int(address) >> 64 << 64, 64)))
+    return str(address or text)
+
+
+def _is_proxy(peer: str) -> bool:
+    address = _address(peer)
+    return address is not None and any(address in network for network in settings.PROXY_NETWORKS)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """Also of "1.2.3.4:80" and "[::1]:80", as some proxies write it; an IPv4 address within IPv6 is that of IPv4."""
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
