@@ -1,3 +1,5 @@
+import unicodedata
+from collections.abc import Collection
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -12,6 +14,8 @@ from knox.models import AbstractAuthToken
 
 from apps.common.constants import Level
 from apps.common.models import TimestampedModel
+from apps.common.names import folded
+from lyo import env
 
 language_validator = RegexValidator(
     r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*\Z", 'Must be a language tag such as "en" or "pt-BR".'
@@ -32,11 +36,37 @@ def latest_adult_birth_year() -> int:
     return timezone.now().year - ADULT_AGE - 1
 
 
+def validate_birth_year(year: int) -> None:
+    if year > timezone.now().year:
+        raise ValidationError("Must not be in the future.", code="max_value")
+
+
+class FoldedField(models.TextField):  # type: ignore[type-arg] # not at run time
+    """Another field's text without case and width, so that no two rows have what looks the same; written with it."""
+
+    def __init__(self, of: str, **options: Any) -> None:
+        self.of = of
+        super().__init__(**{"editable": False, **options})
+
+    def deconstruct(self) -> Any:
+        name, path, arguments, options = super().deconstruct()
+        return name, path, arguments, {**options, "of": self.of}
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> str:
+        text = folded(getattr(model_instance, self.of) or "")
+        setattr(model_instance, self.attname, text)
+        return text
+
+
 class UserManager(auth_models.UserManager["User"]):
     @classmethod
     def normalize_email(cls, email: str | None) -> str:
-        """Lower case throughout, so that the column's uniqueness does not depend on case."""
-        return (email or "").lower()
+        """Lower case and one width throughout. Letters stay: a domain's ß is no ss."""
+        return unicodedata.normalize("NFKC", email or "").lower()
+
+    def get_by_natural_key(self, username: str | None) -> "User":
+        """By any spelling of the name."""
+        return self.get(username_key=folded(username or ""))
 
     def create_superuser(
         self, username: str, email: str | None = None, password: str | None = None, **extra_fields: Any
@@ -48,13 +78,30 @@ class User(auth_models.AbstractUser):
     """A person with an account. Only staff change roles, in the admin; `is_staff` follows the role."""
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
-    email = models.EmailField("email address", unique=True)
+    username_key = FoldedField(
+        of="username", unique=True, error_messages={"unique": "A user with that username already exists."}
+    )
+    email = models.EmailField("email address")
+    email_key = FoldedField(
+        of="email", unique=True, error_messages={"unique": "A user with that email address already exists."}
+    )
+    awaits_confirmation = models.BooleanField(
+        default=False, help_text="Has not confirmed the email address yet: may read, and manage the account."
+    )
+    established_at = models.DateTimeField(
+        null=True,
+        editable=False,
+        help_text="Since when the account is old and active enough to count where it takes several learners.",
+    )
     role = models.CharField(max_length=10, choices=Role.choices, default=Role.LEARNER)
     interests = ArrayField(models.CharField(max_length=50), size=20, default=list, blank=True)
     level = models.CharField(max_length=20, choices=Level.choices, default=Level.BEGINNER)
     language = models.CharField(max_length=35, default="en", validators=[language_validator])
     birth_year = models.PositiveSmallIntegerField(
-        null=True, blank=True, validators=[MinValueValidator(1900)], help_text="Who gives none counts as a minor."
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1900), validate_birth_year],
+        help_text="Who gives none counts as a minor.",
     )
     training_consented_at = models.DateTimeField(
         null=True,
@@ -77,17 +124,47 @@ class User(auth_models.AbstractUser):
     def training_consent(self) -> bool:
         return self.training_consented_at is not None
 
+    @property
+    def is_confirmed(self) -> bool:
+        return not (self.awaits_confirmation and env.CONFIRM_EMAIL)
+
+    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
+        """Check what will be stored: normalised, a name may be longer than it was, or have other characters."""
+        self.username = self.normalize_username(self.username)
+        self.email = UserManager.normalize_email(self.email)
+        for field in KEYS.values():
+            field.pre_save(self, add=self._state.adding)
+        super().clean_fields(exclude)
+
     def clean(self) -> None:
         super().clean()
         if self.training_consent and (self.birth_year is None or self.birth_year > latest_adult_birth_year()):
             raise ValidationError({"training_consent": "Only adults can give it: birth_year must say so."})
 
+    def validate_unique(self, exclude: Collection[str] | None = None) -> None:
+        """Say of the name or address itself that it is taken, whoever leaves out its key, as the admin's forms do."""
+        left_out = set(exclude or ()) - {field.name for field in KEYS.values()}
+        try:
+            super().validate_unique(left_out | {KEYS[name].name for name in KEYS if name in left_out})
+        except ValidationError as error:
+            errors = error.error_dict
+            for name, field in KEYS.items():
+                if same := errors.pop(field.name, None):
+                    errors[name] = same
+            raise ValidationError(errors) from error
+
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.is_staff = self.role == Role.STAFF
+        if (fields := kwargs.get("update_fields")) is not None:
+            kwargs["update_fields"] = {*fields, *(KEYS[name].name for name in KEYS if name in fields)}
         new_password = getattr(self, "_password", None) is not None and not self._state.adding
         super().save(*args, **kwargs)
         if new_password:  # whoever knew the old one must be out
             Token.objects.filter(user=self).delete()
+
+
+# The folded field of each that has one.
+KEYS = {field.of: field for field in User._meta.concrete_fields if isinstance(field, FoldedField)}
 
 
 class Token(TimestampedModel, AbstractAuthToken):
@@ -97,6 +174,7 @@ class Token(TimestampedModel, AbstractAuthToken):
     digest = models.CharField(max_length=128, unique=True)
     expiry = models.DateTimeField()
     name = models.CharField(max_length=100, blank=True, help_text="What the user calls it.")
+    ending = models.CharField(max_length=4, blank=True, help_text="Its last characters, by which its user knows it.")
 
     objects: ClassVar[models.Manager["Token"]] = models.Manager()
 
