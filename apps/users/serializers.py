@@ -1,5 +1,6 @@
 from typing import Any
 
+from django.contrib.auth.password_validation import validate_password
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from rest_framework import serializers
 
@@ -19,6 +20,9 @@ class UserSerializer(serializers.ModelSerializer[User]):
     training_consent = serializers.BooleanField(
         help_text="Whether what the user says and does may become training data."
     )
+    email_confirmed = serializers.BooleanField(
+        source="is_confirmed", help_text="While false the account may read and be managed, and nothing else."
+    )
 
     class Meta:
         model = User
@@ -32,6 +36,7 @@ class UserSerializer(serializers.ModelSerializer[User]):
             "language",
             "birth_year",
             "training_consent",
+            "email_confirmed",
             "date_joined",
         )
         read_only_fields = fields
@@ -51,6 +56,9 @@ class RegisterSerializer(StrictSerializer):
     username = serializers.CharField(max_length=150, validators=[UnicodeUsernameValidator()])
     email = serializers.EmailField(max_length=254)
     password = PasswordField()
+    birth_year = serializers.IntegerField(
+        min_value=1900, max_value=9999, default=None, allow_null=True, help_text="Who gives none counts as a minor."
+    )
 
 
 class RegisteredSerializer(serializers.Serializer[Any]):
@@ -69,13 +77,20 @@ class LoggedInSerializer(serializers.Serializer[Any]):
     expires_at = serializers.DateTimeField()
 
 
-class EraseSerializer(StrictSerializer):
+class ConfirmSerializer(StrictSerializer):
+    token = serializers.CharField(max_length=2000, help_text="That the mail has.")
+
+
+class PasswordSerializer(StrictSerializer):
     password = PasswordField()
 
-    def validate_password(self, password: str) -> str:
-        if not self.context["request"].user.check_password(password):
-            raise serializers.ValidationError("The password is wrong.", code="wrong_password")
-        return password
+
+class PasswordChangeSerializer(StrictSerializer):
+    old, new = PasswordField(), PasswordField()
+
+    def validate_new(self, new: str) -> str:
+        validate_password(new, self.context["request"].user)
+        return new
 
 
 class TokenSerializer(serializers.ModelSerializer[Token]):
@@ -84,14 +99,14 @@ class TokenSerializer(serializers.ModelSerializer[Token]):
 
     class Meta:
         model = Token
-        fields = ("id", "name", "created_at", "expires_at", "current")
+        fields = ("id", "name", "ending", "created_at", "expires_at", "current")
         read_only_fields = fields
 
     def get_current(self, token: Token) -> bool:
         return bool(token == self.context["request"].auth)
 
 
-class TokenCreateSerializer(StrictSerializer):
+class TokenCreateSerializer(PasswordSerializer):
     name = serializers.CharField(max_length=100)
 
 

@@ -10,16 +10,19 @@ from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from apps.common.errors import Conflict
 from apps.common.serializers import RefusalSerializer
-from apps.common.throttles import LoginThrottle, RegistrationThrottle
+from apps.common.throttles import ConfirmationThrottle, LoginThrottle, RegistrationThrottle
 from apps.common.views import ApiView
 from apps.users import selectors, services
 from apps.users.auth import AuthenticatedRequest
 from apps.users.models import Token
 from apps.users.serializers import (
-    EraseSerializer,
+    ConfirmSerializer,
     LoggedInSerializer,
     LoginSerializer,
+    PasswordChangeSerializer,
+    PasswordSerializer,
     RegisteredSerializer,
     RegisterSerializer,
     TokenCreatedSerializer,
@@ -40,27 +43,60 @@ class PublicView(ApiView):
         return "Bearer"
 
 
+class AccountView(ApiView):
+    """What every account may do, also one whose address is not confirmed."""
+
+    for_unconfirmed = True
+
+
 class Register(PublicView):
     throttle_classes = (RegistrationThrottle,)
 
     @extend_schema(request=RegisterSerializer, responses={201: RegisteredSerializer})
     def post(self, request: Request) -> Response:
-        """Make an account; the token in the answer is ready for use."""
+        """Make an account; the token in the answer is ready for use.
+
+        Where addresses are confirmed (`email_confirmed` is false), it only reads until the token that was sent to the
+        address comes back.
+        """
         user, token = services.user_register(**self.validated(RegisterSerializer))
+        LoginThrottle.welcome(request, user.username)
         return Response({"user": UserSerializer(user).data, "token": token}, status=status.HTTP_201_CREATED)
+
+
+class Confirm(PublicView):
+    throttle_classes = (RegistrationThrottle,)
+
+    @extend_schema(request=ConfirmSerializer, responses={204: None})
+    def post(self, request: Request) -> Response:
+        """Confirm an email address with the token that was sent there."""
+        services.email_confirm(**self.validated(ConfirmSerializer))
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class ConfirmationRequest(AccountView):
+    throttle_classes = (ConfirmationThrottle,)
+
+    @extend_schema(request=None, responses={202: None, 409: RefusalSerializer})
+    def post(self, request: AuthenticatedRequest) -> Response:
+        """Have the confirmation sent again. 409 where there is nothing to confirm."""
+        if request.user.is_confirmed:
+            raise Conflict("The address is confirmed.", code="already_confirmed")
+        services.confirmation_request(user=request.user)
+        return Response(status=status.HTTP_202_ACCEPTED)
 
 
 class Login(PublicView):
     @extend_schema(request=LoginSerializer, responses={200: LoggedInSerializer, 401: RefusalSerializer})
     def post(self, request: Request) -> Response:
-        """Get a bearer token. After too many failures the answer is 429."""
+        """Get a bearer token. After too many failures, in whatever spelling of the name, the answer is 429."""
         credentials = self.validated(LoginSerializer)
         with LoginThrottle.attempt(request, credentials["username"]):
             token, text = services.user_login(**credentials)
         return Response({"token": text, "expires_at": token.expiry})
 
 
-class Logout(ApiView):
+class Logout(AccountView):
     @extend_schema(request=None, responses={204: None})
     def post(self, request: AuthenticatedRequest) -> Response:
         """Revoke the token of this request."""
@@ -68,7 +104,25 @@ class Logout(ApiView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class TokenListCreate(ListAPIView[Token], ApiView):
+class LogoutAll(AccountView):
+    @extend_schema(request=None, responses={204: None})
+    def post(self, request: AuthenticatedRequest) -> Response:
+        """Revoke all of the caller's tokens, this one too, and end their logins to the admin."""
+        services.user_logout_everywhere(user=request.user)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class Password(AccountView):
+    @extend_schema(request=PasswordChangeSerializer, responses={204: None})
+    def post(self, request: AuthenticatedRequest) -> Response:
+        """Change the password. All other tokens end, and the logins to the admin; this token goes on."""
+        asked = self.validated(PasswordChangeSerializer)
+        with LoginThrottle.attempt(request, request.user.username):
+            services.password_change(user=request.user, token=request.auth, **asked)
+        return Response(status=status.HTTP_204_NO_CONTENT)
+
+
+class TokenListCreate(ListAPIView[Token], AccountView):
     """The caller's valid tokens, newest first, without their text."""
 
     request: AuthenticatedRequest
@@ -79,13 +133,15 @@ class TokenListCreate(ListAPIView[Token], ApiView):
 
     @extend_schema(request=TokenCreateSerializer, responses={201: TokenCreatedSerializer})
     def post(self, request: AuthenticatedRequest) -> Response:
-        """Make a named token, for a script or another device."""
-        token, text = services.token_create(user=request.user, **self.validated(TokenCreateSerializer))
+        """Make a named token, for a script or another device. That takes the password."""
+        asked = self.validated(TokenCreateSerializer)
+        with LoginThrottle.attempt(request, request.user.username):
+            token, text = services.token_mint(user=request.user, **asked)
         body = {**TokenSerializer(token, context=self.get_serializer_context()).data, "token": text}
         return Response(body, status=status.HTTP_201_CREATED)
 
 
-class TokenDetail(ApiView):
+class TokenDetail(AccountView):
     @extend_schema(responses={204: None})
     def delete(self, request: AuthenticatedRequest, token_id: UUID) -> Response:
         """Revoke a token."""
@@ -93,7 +149,7 @@ class TokenDetail(ApiView):
         return Response(status=status.HTTP_204_NO_CONTENT)
 
 
-class Me(ApiView):
+class Me(AccountView):
     @extend_schema(responses=UserSerializer)
     def get(self, request: AuthenticatedRequest) -> Response:
         """The caller's account and profile."""
@@ -105,11 +161,12 @@ class Me(ApiView):
         user = services.user_update(user=request.user, **self.validated(UserUpdateSerializer))
         return Response(UserSerializer(user).data)
 
-    @extend_schema(request=EraseSerializer, responses={204: None})
+    @extend_schema(request=PasswordSerializer, responses={204: None})
     def delete(self, request: AuthenticatedRequest) -> Response:
         """Erase the account and everything that belongs to it, at once and for good."""
+        asked = self.validated(PasswordSerializer)
         with LoginThrottle.attempt(request, request.user.username):
-            self.validated(EraseSerializer)
+            services.password_require(user=request.user, **asked)
         services.user_erase(user=request.user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 

@@ -43,6 +43,7 @@ def test_registration_makes_a_learner_whose_token_works(anonymous: APIClient) ->
         "language": "en",
         "birth_year": None,
         "training_consent": False,
+        "email_confirmed": True,
         "date_joined": user.date_joined.isoformat().replace("+00:00", "Z"),
     }
     assert body.keys() == {"user", "token"}

@@ -12,6 +12,7 @@ from apps.users import services
 from apps.users.models import Role, Token, User
 from lyo import env
 from tests.apps.users.conftest import PASSWORD
+from tests.helpers import wide
 
 pytestmark = pytest.mark.django_db
 
@@ -122,6 +123,23 @@ def test_a_learner_cannot_enter_and_guesses_are_limited(
     pages = [client.post("/admin/login/", guess).content.decode() for _ in range(3)]
     assert ["Too many failed attempts" in page for page in pages] == [False, False, True]
     assert client.post("/admin/login/", {**guess, "password": PASSWORD}).status_code == 200
+    spelt = {**guess, "username": wide("ROOT")}
+    assert "Too many failed attempts" in client.post("/admin/login/", spelt).content.decode()
+
+
+def test_the_desk_takes_any_spelling_of_a_name_and_makes_none_twice(root: Client, ann: APIClient) -> None:
+    again = Client(REMOTE_ADDR=uuid4().hex)
+    assert again.post("/admin/login/?next=/admin/", {"username": "Root", "password": PASSWORD}).status_code == 302
+    form = {"usable_password": "true", "role": "learner", "password1": PASSWORD, "password2": PASSWORD}
+    for taken in (
+        {"username": wide("ANN"), "email": "new@example.org"},
+        {"username": "nora", "email": "ann@EXAMPLE.org"},
+    ):
+        page = root.post(f"{USERS}add/", form | {"username": name, "email": email})
+        assert (page.status_code, "already exists" in page.content.decode()) == (200, True)
+    page = root.post(f"{USERS}add/", form | {"username": "\ufdfa" * 20, "email": "long@example.org"})
+    assert page.status_code == 200
+    assert User.objects.count() == 2
 
 
 # --- demo accounts ---
@@ -129,33 +147,56 @@ def test_a_learner_cannot_enter_and_guesses_are_limited(
 
 @pytest.fixture
 def demo(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    local = {"admin_username": "boss", "admin_password": "printed-at-the-start"}
+    local = {
+        "admin_username": "boss",
+        "admin_password": "printed-at-the-start",
+        "database_url": env.DATABASE_URL,
+    }
     monkeypatch.setattr(env, "local", lambda key: local.get(key, ""))
     return local
 
 
-def test_demo_accounts_can_be_seeded_again_and_the_printed_password_works(demo: dict[str, str]) -> None:
+def seeded(*options: str) -> list[str]:
     said = StringIO()
-    call_command("seed_demo", stdout=said)
-    User.objects.get(username="boss").set_password("changed")
-    demo["admin_password"] = "printed-later"
-    call_command("seed_demo", stdout=said)
-    assert said.getvalue().splitlines()[::4] == ["boss (staff): made", "boss (staff): there"]
+    call_command("seed_demo", *options, stdout=said)
+    return said.getvalue().splitlines()
+
+
+def test_demo_accounts_are_made_once_with_the_printed_password(demo: dict[str, str]) -> None:
+    assert seeded()[0] == "boss (staff): made"
+    assert seeded()[0] == "boss (staff): there"
     boss = User.objects.get(username="boss")
-    assert (boss.is_superuser, boss.is_staff, boss.check_password("printed-later")) == (True, True, True)
+    assert (boss.is_superuser, boss.is_staff, boss.check_password("printed-at-the-start")) == (True, True, True)
     assert sorted(User.objects.values_list("role", flat=True)) == ["learner", "learner", "staff", "teacher"]
 
 
+def test_seeding_never_resets_a_password_that_was_changed(demo: dict[str, str]) -> None:
+    seeded()
+    boss = User.objects.get(username="boss")
+    boss.set_password(PASSWORD)
+    boss.save()
+    token = services.token_create(user=boss)[0]
+    assert seeded()[0] == "boss (staff): there, with a password of its own"
+    assert User.objects.get(username="boss").check_password(PASSWORD)
+    assert Token.objects.filter(id=token.id).exists()
+
+
+def test_no_demo_accounts_on_a_real_server_unless_asked(demo: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env, "DATABASE_URL", "postgres://lyo:secret@db.example.org/lyo")
+    (line,) = seeded()
+    assert line == "LYO_DATABASE_URL names a real server: no demo accounts there without --real."
+    assert not User.objects.exists()
+    assert seeded("--real")[0] == "boss (staff): made"
+
+
 def test_seeding_leaves_alone_who_has_a_demo_name_already(demo: dict[str, str]) -> None:
-    User.objects.create_user("ada", "lovelace@example.org", PASSWORD)
-    said = StringIO()
-    call_command("seed_demo", stdout=said)
-    assert "ada (learner): the name is somebody else's, left alone" in said.getvalue()
-    assert User.objects.get(username="ada").check_password(PASSWORD)
+    User.objects.create_user("ADA", "lovelace@example.org", PASSWORD)
+    assert "ada (learner): the name is somebody else's, left alone" in seeded()
+    assert User.objects.get(username="ADA").check_password(PASSWORD)
 
 
 def test_without_a_local_stack_nothing_is_seeded(demo: dict[str, str]) -> None:
-    demo.clear()
+    del demo["admin_password"]
     with pytest.raises(CommandError, match="demo credentials"):
         call_command("seed_demo")
     assert not User.objects.exists()

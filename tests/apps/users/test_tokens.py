@@ -6,7 +6,9 @@ import pytest
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from apps.users import services
 from apps.users.models import Token
+from tests.apps.users.conftest import PASSWORD
 
 pytestmark = pytest.mark.django_db
 
@@ -14,13 +16,14 @@ TOKENS, ME = "/api/v1/auth/tokens", "/api/v1/me"
 
 
 def test_a_named_token_is_shown_once_and_works(ann: APIClient, anonymous: APIClient) -> None:
-    made = ann.post(TOKENS, {"name": "homework script"})
+    made = ann.post(TOKENS, {"name": "homework script", "password": PASSWORD})
     body = made.json()
     token = Token.objects.get(name="homework script")
     assert made.status_code == 201
     assert body == {
         "id": str(token.id),
         "name": "homework script",
+        "ending": body["token"][-4:],
         "created_at": token.created_at.isoformat().replace("+00:00", "Z"),
         "expires_at": token.expiry.isoformat().replace("+00:00", "Z"),
         "current": False,
@@ -38,7 +41,7 @@ def test_a_token_without_a_name_is_refused(ann: APIClient) -> None:
 
 
 def test_a_revoked_token_is_dead(ann: APIClient, anonymous: APIClient) -> None:
-    made = ann.post(TOKENS, {"name": "lost phone"}).json()
+    made = ann.post(TOKENS, {"name": "lost phone", "password": PASSWORD}).json()
     assert ann.delete(f"{TOKENS}/{made['id']}").status_code == 204
     assert anonymous.get(ME, HTTP_AUTHORIZATION=f"Bearer {made['token']}").status_code == 401
     assert ann.delete(f"{TOKENS}/{made['id']}").status_code == 404
@@ -90,7 +93,7 @@ def pages(client: APIClient, url: str | None) -> Any:
 
 def test_pages_show_each_token_once_newest_first(ann: APIClient) -> None:
     for n in range(6):
-        ann.post(TOKENS, {"name": str(n)})
+        services.token_create(user=ann.user, name=str(n))
     assert list(pages(ann, f"{TOKENS}?page_size=3")) == [["5", "4", "3"], ["2", "1", "0"], [""]]
 
 
