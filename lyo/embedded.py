@@ -35,6 +35,9 @@ POSTGRES_OPTIONS = {
     "max_connections": "200",
     "shared_buffers": "128MB",
     "log_checkpoints": "off",
+    # What people wrote stands in statements and in the details of errors.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
 }
 REDIS_OPTIONS = {
     "redis-broker": "maxmemory-policy noeviction\nappendonly yes",
@@ -48,6 +51,7 @@ dir "{folder}"
 save ""
 tcp-backlog 128
 loglevel warning
+slowlog-log-slower-than -1
 {options}
 """
 

@@ -108,7 +108,7 @@ def _check(name: str, probe: Callable[P, str | bool], *args: P.args, **kwargs: P
     except NotReady as reason:
         ok, detail = False, str(reason)
     except Exception as error:  # its text may hold addresses and names, which are for the log
-        logger.warning("check failed", check=name, error=str(error))
+        logger.warning("check failed", check=name, error=error)
         ok, detail = False, f"does not answer ({type(error).__name__})"
     return Check(ok, detail, round((time.perf_counter() - start) * 1000, 1))
 
@@ -171,7 +171,7 @@ class ServerCollector(Collector):
         try:
             counts, depths = _job_figures()
         except (DatabaseError, InterfaceError) as error:
-            logger.warning("jobs not counted", error=str(error))
+            logger.warning("jobs not counted", error=error)
             return
         jobs = GaugeMetricFamily("lyo_jobs", "Jobs by kind and state.", labels=["kind", "state"])
         for (kind, state), count in counts.items():

@@ -69,7 +69,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_structlog.middlewares.RequestMiddleware",
+    "apps.common.middleware.RequestLog",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
     "apps.common.middleware.deferred_response",
 ]

@@ -85,7 +85,7 @@ class ExceptionHandler(handler.ExceptionHandler):
 
     def report_exception(self, exc: APIException, response: Response) -> None:
         if isinstance(exc, ServiceUnavailable):  # no bug: a line for each refused request will do
-            logger.warning("a server does not answer", error=str(self.exc))
+            logger.warning("a server does not answer", error=self.exc)
         else:
             super().report_exception(exc, response)
 

@@ -61,7 +61,7 @@ def ask_cache(command: Callable[[Any], T], otherwise: T) -> T:
         return command(cache())
     except RedisError as error:
         _outage_ends = time.monotonic() + OUTAGE_S
-        logger.warning("the cache server does not answer: limits are off, and all is read anew", error=str(error))
+        logger.warning("the cache server does not answer: limits are off, and all is read anew", error=error)
         return otherwise
 
 

@@ -55,6 +55,6 @@ def send(jobs: Iterable[tuple[str, UUID]]) -> bool:
                 app.send_task(route.task, args=[str(job_id)], queue=route.queue, producer=producer)
     except OperationalError as error:
         _outage_ends = time.monotonic() + OUTAGE_S
-        logger.warning("broker unreachable, the sweeper will send", error=str(error))
+        logger.warning("broker unreachable, the sweeper will send", error=error)
         return False
     return True

@@ -108,7 +108,7 @@ class Delivery(threading.Thread):
             try:
                 self._flush(batch)
             except Exception as error:  # whatever it is, the other jobs' tokens must go on
-                logger.warning("tokens not delivered, trying again", error=str(error))
+                logger.warning("tokens not delivered, trying again", error=error)
                 time.sleep(RETRY_S)
                 with self.changed:
                     self.dirty |= {run for run in batch if not run.stopped.is_set()}
@@ -199,7 +199,7 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
             # Its neighbours in the batch may be to blame, so it is tried again; a shutdown is nobody's fault.
             crashed = not isinstance(crash, EngineStopped)
             if not crashed or claim.job.crashes + 1 < claim.job.max_attempts:
-                logger.warning("job handed back", reason=str(crash))
+                logger.warning("job handed back", reason=crash)
                 patiently(lambda: services.job_hand_back(claim=claim, crashed=crashed))
                 return
             logger.exception("job errored")

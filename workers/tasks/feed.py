@@ -156,7 +156,7 @@ def load() -> State:
         try:
             data = live.file.read()
         except OSError as error:
-            logger.error("the live ranker cannot be read: have LYO_FILES_DIR shared with web", error=str(error))
+            logger.error("the live ranker cannot be read: have LYO_FILES_DIR shared with web", error=error)
     first = FeedModel.items_of(data) if data is not None else ()
     catalogue = catalogue_of(selectors.catalogue_rows(), first)
     if gone := set(first) - set(catalogue.ids):

@@ -65,7 +65,7 @@ def asked(text: str, adapter: str) -> Understood | None:
             engine, model.tokenizer, prompt, QUERY_CHOICES, joint=QUERY_JOINT, adapter=adapter, seconds=PATIENCE_S
         )
     except (TimeoutError, Refused, EngineCrashed) as error:
-        logger.warning("the small head reads a query: Gemma did not", adapter=adapter, error=repr(error))
+        logger.warning("the small head reads a query: Gemma did not", adapter=adapter, error=error)
         return None
     intent, subject, level = ("" if choice == ANY else choice for choice in made)
     return Understood(intent, subject, level, adapter)
