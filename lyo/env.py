@@ -66,7 +66,7 @@ EMAIL_URL = env.str(
 EMAIL_FROM = env.str("LYO_EMAIL_FROM", "Lyo <lyo@localhost>")
 SIGNAL_ACCOUNT_DAYS = env.int("LYO_SIGNAL_ACCOUNT_DAYS", 7, validate=FROM_0)  # that an account is old, before it counts
 SIGNAL_ACCOUNT_EVENTS = env.int(
-    "LYO_SIGNAL_ACCOUNT_EVENTS", 10, validate=FROM_0
+    "LYO_SIGNAL_ACCOUNT_EVENTS", 10, validate=FROM_1
 )  # that it has, before it counts among the learners of whom a trend or a suggestion takes several
 
 # --- logs ---

@@ -1,4 +1,4 @@
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from itertools import islice
@@ -9,7 +9,7 @@ import structlog
 from django.core.cache import caches
 from django.core.files.base import ContentFile
 from django.db import connection, transaction
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 from redis.exceptions import RedisError
 from rest_framework.exceptions import NotFound
@@ -17,6 +17,7 @@ from rest_framework.exceptions import NotFound
 from apps.common import redis
 from apps.common.constants import Task
 from apps.common.errors import Gone
+from apps.common.retention import delete_in_batches
 from apps.content.selectors import item_list
 from apps.feed import selectors
 from apps.feed.cold import entry_of
@@ -25,8 +26,9 @@ from apps.feed.mix import mixed
 from apps.feed.models import SHARE, Event, EventKey, Follow, Foresight, Ranker, Ranking, Reader
 from apps.inference.selectors import adapter_live
 from apps.jobs.models import ACTIVE, Job
-from apps.jobs.services import job_create
+from apps.jobs.services import job_create, job_forget
 from apps.users.models import User
+from apps.users.services import users_establish
 from lyo import env
 
 Fields = dict[str, Any]
@@ -41,7 +43,6 @@ FORESEERS = 4  # jobs that foresee at a time, for they share workers with the tu
 FORESEEN_OF = 2000  # learners of each
 NOTED_S = 600  # so long a process remembers that a ranking is paged through
 PATIENCE = timedelta(seconds=60)  # before a worker is asked again for the same
-KEY_AGE = timedelta(days=30)
 
 # --- events ---
 
@@ -136,13 +137,42 @@ def partitions_ensure(*, months: int = 6) -> list[str]:
 
 def keys_forget() -> int:
     """Forget the names of events that no client sends again."""
-    return EventKey.objects.filter(at__lt=timezone.now() - KEY_AGE).delete()[0]
+    return delete_in_batches(EventKey.objects.filter(at__lt=timezone.now() - timedelta(days=env.EVENT_KEY_DAYS)))
+
+
+def events_forget() -> int:
+    """Delete what learners did long ago."""
+    return delete_in_batches(Event.objects.filter(at__lt=timezone.now() - timedelta(days=env.EVENT_DAYS)))
+
+
+def rankings_forget() -> int:
+    """Delete the feeds, and what was foreseen, of learners who no longer come: they get a new one when they do."""
+    made = Q(made_at__lt=timezone.now() - timedelta(days=env.RANKING_DAYS))
+    return delete_in_batches(Ranking.objects.filter(made)) + delete_in_batches(Foresight.objects.filter(made))
 
 
 def learner_erase(user: User) -> None:
-    """Take away what a learner did; the rest goes with their row."""
-    Event.objects.filter(user=user).delete()
-    transaction.on_commit(lambda: _uncache(user.pk))
+    """Take away what a learner did, and their name from scoring jobs; the rest goes with their row."""
+    Reader.objects.filter(user=user).delete()  # first: whoever asks for scores holds it until their job is there
+    job_forget(user_id=user.pk)
+    delete_in_batches(Event.objects.filter(user=user))
+    delete_in_batches(EventKey.objects.filter(user=user))
+    user_id = user.pk
+    transaction.on_commit(lambda: _uncache([user_id]))
+
+
+def feeds_uncache() -> int:
+    """Delete the cached feeds of learners who are gone: the cache server may have been away when they left."""
+    gone = 0
+    with suppress(RedisError):
+        keys = redis.cache().scan_iter(f"{selectors.CACHE}*", count=1000)
+        while batch := list(islice(keys, 500)):
+            ids = {UUID(key.rpartition(":")[2]) for key in batch}
+            there = set(User.objects.filter(pk__in=ids).values_list("pk", flat=True))
+            left = ids - there - {selectors.EVERYBODY}
+            _uncache(left)
+            gone += len(left)
+    return gone
 
 
 # --- the reader's wishes ---
@@ -224,9 +254,11 @@ def _ranking_paged(user: User | None, ranking: Ranking) -> None:
         Ranking.objects.filter(user=user, number=ranking.number).update(paged_at=timezone.now())
 
 
-def _uncache(user_id: UUID) -> None:
-    with suppress(RedisError):  # it expires
-        redis.cache().delete(selectors.cache_key(user_id))
+def _uncache(user_ids: Collection[UUID]) -> None:
+    keys = [key for user_id in user_ids for key in (selectors.cache_key(user_id), selectors.rest_key(user_id))]
+    if keys:
+        with suppress(RedisError):  # `feeds_uncache` finds it
+            redis.cache().delete(*keys)
 
 
 def ranking_cold(*, user: User | None, filters: dict[str, Any] | None = None) -> list[Entry]:
@@ -385,8 +417,8 @@ def foresights_request() -> list[Job]:
     if Job.objects.filter(kind=FORESEE_KIND, state__in=ACTIVE).exists():
         return []
     now = timezone.now()
-    readers = selectors.reader_list_unforeseen(now=now, adapter=adapter.name)[: FORESEERS * FORESEEN_OF]
-    users = [str(user) for user in readers.values_list("user", flat=True)]
+    readers = selectors.reader_list_unforeseen(now=now, adapter=adapter.name).select_for_update(skip_locked=True)
+    users = [str(user) for user in readers.values_list("user", flat=True)[: FORESEERS * FORESEEN_OF]]
     request = {"adapter": adapter.name, "until": (now + timedelta(seconds=env.FORESIGHT_S)).isoformat()}
     shares = [users[start::FORESEERS] for start in range(min(FORESEERS, len(users)))]
     return [job_create(kind=FORESEE_KIND, request={**request, "users": share}) for share in shares]
@@ -401,19 +433,21 @@ def foresight_store(*, user_id: UUID, adapter: str, values: dict[str, float]) ->
 # --- trends ---
 
 MANY, MOST = 3, 7  # learners, of fewer than whom nothing is a trend; and what one of them counts at most
+TREND_DAYS = timedelta(days=14)
 TRENDS = """
 WITH done AS (
-    SELECT item_id,
+    SELECT item_id, user_id,
            sum(CASE type WHEN 'click' THEN 1 WHEN 'like' THEN 3 WHEN 'save' THEN 3 WHEN 'complete' THEN 3
                          WHEN 'dwell' THEN least(coalesce(seconds, 0) / 60, 2) WHEN 'hide' THEN -3 ELSE 0 END
                * 0.5 ^ (extract(epoch FROM now() - at) / (3 * 86400))) AS sum,
            count(*) FILTER (WHERE type = 'impression') AS impressions
-    FROM feed_event WHERE at > now() - interval '14 days' GROUP BY item_id, user_id
+    FROM feed_event WHERE at > now() - %(days)s GROUP BY item_id, user_id
 ), counted AS (
     SELECT item_id, sum(impressions) AS impressions,
-           CASE WHEN count(*) FILTER (WHERE sum > 0) < %(many)s THEN 0
-                ELSE greatest(sum(least(sum, %(most)s)), 0) END AS sum
-    FROM done GROUP BY item_id
+           CASE WHEN count(*) FILTER (WHERE sum > 0 AND counts) < %(many)s THEN 0
+                ELSE greatest(sum(least(sum, %(most)s)) FILTER (WHERE counts), 0) END AS sum
+    FROM done JOIN (SELECT id, established_at IS NOT NULL AS counts FROM users_user) AS learner ON learner.id = user_id
+    GROUP BY item_id
 ), best AS (SELECT greatest(max(ln(1 + sum)), 1) AS most FROM counted)
 INSERT INTO feed_trend (item_id, score, impressions)
 SELECT item_id, ln(1 + sum) / most, impressions FROM counted, best
@@ -423,13 +457,17 @@ ON CONFLICT (item_id) DO UPDATE SET score = excluded.score, impressions = exclud
 
 @transaction.atomic
 def trends_count() -> None:
-    """Count anew what learners take to; what nobody did anything with for two weeks has no trend."""
+    """Count anew what learners of some standing take to; what nobody did anything with for two weeks has no trend."""
+    lately = Q(reader__events_at__gt=timezone.now() - TREND_DAYS)
+    last = env.SIGNAL_ACCOUNT_EVENTS
+    users_establish(active=lately & Exists(Event.objects.filter(user=OuterRef("pk"))[last - 1 : last]))
     with connection.cursor() as cursor:
         cursor.execute(
             "DELETE FROM feed_trend t WHERE NOT EXISTS "
-            "(SELECT 1 FROM feed_event e WHERE e.item_id = t.item_id AND e.at > now() - interval '14 days')"
+            "(SELECT 1 FROM feed_event e WHERE e.item_id = t.item_id AND e.at > now() - %s)",
+            [TREND_DAYS],
         )
-        cursor.execute(TRENDS, {"many": MANY, "most": MOST})
+        cursor.execute(TRENDS, {"many": MANY, "most": MOST, "days": TREND_DAYS})
 
 
 # --- rankers ---

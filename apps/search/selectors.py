@@ -12,16 +12,18 @@ from django.utils import timezone
 
 from apps.common.constants import Subject, Task
 from apps.common.examples import Observation
+from apps.common.streaming import paged
 from apps.content.models import Course, Item, Status, Topic
 from apps.content.selectors import item_list
 from apps.search import words
 from apps.search.models import Query
 from apps.search.retrieval import literal
 from apps.users.models import User
+from lyo import env
 
 SOURCE = "queries"  # of examples
-KEPT = timedelta(days=90)  # queries
-LEARNERS = 3  # who asked the same, before it is suggested to others
+KEPT = timedelta(days=env.QUERY_DAYS)  # queries
+LEARNERS = 3  # of some standing, who asked the same, before it is suggested to others
 SUGGESTIONS, CONSIDERED = 8, 100
 HEAD = 20_000  # characters of a text in which a snippet is looked for
 OPEN, CLOSE = "\ue000", "\ue001"  # around what was found: no text has them
@@ -83,6 +85,7 @@ def suggestions(*, text: str) -> list[str]:
     titles = Item.objects.filter(begins("title"), status=Status.PUBLISHED).order_by("title")
     asked = (
         Query.objects.filter(text__istartswith=text, results__gt=0, at__gt=timezone.now() - KEPT)
+        .filter(user__established_at__isnull=False)
         .values("text")
         .annotate(learners=Count("user", distinct=True))
         .filter(learners__gte=LEARNERS)
@@ -129,8 +132,9 @@ def query_list_old() -> QuerySet[Query]:
     return Query.objects.filter(at__lt=timezone.now() - KEPT)
 
 
-def query_export(user: User) -> list[Any]:
-    return list(Query.objects.filter(user=user).order_by("at").values("text", "results", "intent", "at"))
+def query_export(user: User) -> Iterator[dict[str, Any]]:
+    fields = ("id", "text", "results", "intent", "subject", "level", "at")
+    return paged(Query.objects.filter(user=user).values(*fields), "at", "id")
 
 
 def query_observe(learners: QuerySet[User], since: datetime, until: datetime) -> Iterator[Observation]:

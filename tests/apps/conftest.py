@@ -1,5 +1,6 @@
 """The real ASGI application behind a real socket, and a worker whose part the test itself plays."""
 
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -8,7 +9,10 @@ from uuid import UUID
 
 import pytest
 import uvicorn
+from asgiref.sync import async_to_sync
 from django.db import connection
+from django.utils import timezone
+from rest_framework.test import APIClient
 
 from apps.common import redis
 from apps.jobs import dispatch, services, streams
@@ -24,6 +28,24 @@ PASSWORD = "correct-horse-9-battery"
 @pytest.fixture
 def learner(transactional_db: None) -> User:
     return User.objects.create_user("ada", "ada@example.org", PASSWORD)
+
+
+def establish(*names: str) -> None:
+    """Make these users old and active enough to count among the several that a signal takes; without names, all."""
+    users = User.objects.filter(username__in=names) if names else User.objects.all()
+    users.update(established_at=timezone.now())
+
+
+def exported(client: APIClient) -> dict[str, Any]:
+    """What `GET /me/export` sends the client."""
+    answer = client.get("/api/v1/me/export")
+    assert answer.status_code == 200
+
+    async def read() -> bytes:
+        return b"".join([part async for part in answer.streaming_content])
+
+    whole: dict[str, Any] = json.loads(async_to_sync(read)())
+    return whole
 
 
 @pytest.fixture

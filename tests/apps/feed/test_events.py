@@ -12,7 +12,10 @@ from rest_framework.test import APIClient
 from apps.content.models import Item
 from apps.feed.models import Event, EventKey, Reader, Trend
 from apps.feed.services import keys_forget, partitions_ensure, trends_count
+from apps.users.models import User
 from apps.users.services import user_erase
+from lyo import env
+from tests.apps.conftest import establish, exported
 from tests.apps.feed.conftest import EVENTS, enriched, learner, page, send
 
 pytestmark = pytest.mark.django_db
@@ -127,6 +130,7 @@ def test_one_learner_makes_no_trend_and_counts_no_more_than_others(ann: APIClien
     send(ann, *[{"item": str(item.id), "type": "complete"}] * 100)
     for who in people:
         send(who, {"item": str(other.id), "type": "complete"})
+    establish()
     trends_count()
     assert [Trend.objects.get(item=one).score for one in (item, other)] == [0, pytest.approx(1)]
     for who in people[:2]:
@@ -142,6 +146,7 @@ def test_the_trend_is_what_learners_take_to_now(ann: APIClient, item: Item) -> N
         send(who, {"item": str(item.id), "type": "complete"}, {"item": str(other.id), "type": "click"})
     send(ann, {"item": str(old.id), "type": "click"}, {"item": str(other.id), "type": "impression"})
     Event.objects.filter(item=old).update(at=timezone.now() - timedelta(days=15))
+    establish()
     trends_count()
     found = {trend.item_id: trend for trend in Trend.objects.all()}
     assert set(found) == {item.id, other.id}
@@ -150,12 +155,29 @@ def test_the_trend_is_what_learners_take_to_now(ann: APIClient, item: Item) -> N
     assert found[other.id].impressions == 1
 
 
+@pytest.mark.parametrize(("days", "events", "score"), [(7, 10, 1.0), (6, 10, 0.0), (7, 9, 0.0)])
+def test_new_or_idle_accounts_make_no_trend(
+    ann: APIClient, item: Item, monkeypatch: pytest.MonkeyPatch, days: int, events: int, score: float
+) -> None:
+    for name in ("u1", "u2", "u3"):
+        send(learner(name), *[{"item": str(item.id), "type": "like"}] * events)
+    User.objects.filter(username__startswith="u").update(date_joined=timezone.now() - timedelta(days=days, minutes=1))
+    send(ann, {"item": str(item.id), "type": "like"})
+    trends_count()
+    assert Trend.objects.get(item=item).score == score
+    assert User.objects.exclude(established_at=None).count() == 3 * score
+    monkeypatch.setattr(env, "SIGNAL_ACCOUNT_DAYS", 6)
+    monkeypatch.setattr(env, "SIGNAL_ACCOUNT_EVENTS", 9)
+    trends_count()
+    assert Trend.objects.get(item=item).score == 1.0
+
+
 def test_they_are_exported_and_erased_with_their_learner(ann: APIClient, item: Item) -> None:
     send(ann, {"item": str(item.id), "type": "like", "client_id": "c"})
     ann.post("/api/v1/feed/follows", {"author": "Tess"})
-    exported = ann.get("/api/v1/me/export").json()["feed"]
-    assert exported["follows"] == ["Tess"]
-    assert [(event["item"], event["type"]) for event in exported["events"]] == [(str(item.id), "like")]
+    feed = exported(ann)["feed"]
+    assert feed["follows"] == ["Tess"]
+    assert [(event["item"], event["type"]) for event in feed["events"]] == [(str(item.id), "like")]
     user_erase(user=Reader.objects.get().user)
     assert not Event.objects.exists()
     assert not EventKey.objects.exists()

@@ -25,6 +25,7 @@ from apps.training.models import Example
 from apps.training.services.data import examples_collect
 from apps.users.models import User
 from apps.users.services import user_erase
+from tests.apps.conftest import establish, exported
 from tests.apps.content.conftest import client_of
 from workers.models.embedder import Embedder
 from workers.tasks import understand
@@ -276,6 +277,9 @@ def test_what_others_asked_is_suggested_only_in_published_words(ann: APIClient, 
     assert ann.get(SUGGEST, {"q": "cell l"}).json()["suggestions"] == []
     for client in learners:
         search(client, "cell loops")
+    assert ann.get(SUGGEST, {"q": "cell l"}).json()["suggestions"] == []  # their accounts are new
+    establish()
+    for client in learners:
         Query.objects.create(user=client.handler._force_user, text="cell lechery", results=1)
     assert ann.get(SUGGEST, {"q": "cell l"}).json()["suggestions"] == ["cell loops"]
 
@@ -285,6 +289,7 @@ def test_short_words_that_nobody_published_are_not_suggested_either(ann: APIClie
         user = User.objects.create_user(f"u{number}", f"u{number}@example.org")
         for text in ("cell sex", "cell 69", "cell s-e-x", "cell"):
             Query.objects.create(user=user, text=text, results=1)
+    establish()
     assert ann.get(SUGGEST, {"q": "cel"}).json()["suggestions"] == ["cell", "Cell division"]
 
 
@@ -318,7 +323,7 @@ def test_queries_are_kept_for_staff_and_go_with_their_learner(
     page = admin_client.get("/admin/search/query/").context
     assert page["popular"]["rows"] == [["fractions", 1, 2], ["qwrtzpl", 1, 1]]
     assert page["not_found"]["rows"] == [["qwrtzpl", 1, 1]]
-    assert [one["text"] for one in ann.get("/api/v1/me/export").json()["searches"]] == [
+    assert [one["text"] for one in exported(ann)["searches"]] == [
         "fractions",
         "fractions",
         "qwrtzpl",

@@ -131,10 +131,7 @@ def test_the_desk_takes_any_spelling_of_a_name_and_makes_none_twice(root: Client
     again = Client(REMOTE_ADDR=uuid4().hex)
     assert again.post("/admin/login/?next=/admin/", {"username": "Root", "password": PASSWORD}).status_code == 302
     form = {"usable_password": "true", "role": "learner", "password1": PASSWORD, "password2": PASSWORD}
-    for taken in (
-        {"username": wide("ANN"), "email": "new@example.org"},
-        {"username": "nora", "email": "ann@EXAMPLE.org"},
-    ):
+    for name, email in ((wide("ANN"), "new@example.org"), ("nora", "ann@EXAMPLE.org")):
         page = root.post(f"{USERS}add/", form | {"username": name, "email": email})
         assert (page.status_code, "already exists" in page.content.decode()) == (200, True)
     page = root.post(f"{USERS}add/", form | {"username": "\ufdfa" * 20, "email": "long@example.org"})
