@@ -28,7 +28,9 @@ class TopicQuerySerializer(serializers.Serializer[Any]):
     )
 
 
-class ItemSerializer(serializers.ModelSerializer[Item]):
+class ItemSummarySerializer(serializers.ModelSerializer[Item]):
+    """An item in a list: without its body."""
+
     topics = serializers.SlugRelatedField(slug_field="slug", read_only=True, many=True)  # type: ignore[var-annotated]
     source_url = serializers.CharField(read_only=True, help_text="Empty: none.")
     level = serializers.SerializerMethodField(help_text="As its author has it, or as estimated; null: not known yet.")
@@ -40,10 +42,9 @@ class ItemSerializer(serializers.ModelSerializer[Item]):
 
     class Meta:
         model = Item
-        fields = (
+        fields: tuple[str, ...] = (
             "id",
             "title",
-            "body",
             "kind",
             "subject",
             "topics",
@@ -74,6 +75,12 @@ class ItemSerializer(serializers.ModelSerializer[Item]):
 
     def get_enriched_at(self, item: Item) -> str | None:
         return _of_enrichment(item, "enriched_at")
+
+
+class ItemSerializer(ItemSummarySerializer):
+    class Meta(ItemSummarySerializer.Meta):
+        fields = (*ItemSummarySerializer.Meta.fields, "body")
+        read_only_fields = fields
 
 
 def _of_enrichment(item: Item, name: str) -> Any:

@@ -21,6 +21,7 @@ from apps.content.serializers import (
     CourseWriteSerializer,
     ItemQuerySerializer,
     ItemSerializer,
+    ItemSummarySerializer,
     ItemWriteSerializer,
     TopicQuerySerializer,
     TopicSerializer,
@@ -77,12 +78,13 @@ class TopicDetail(ContentView):
 
 
 class ItemListCreate(ListAPIView[Item], ContentView):
-    """Items, newest first."""
+    """Items, newest first, without their bodies."""
 
-    serializer_class = ItemSerializer
+    serializer_class = ItemSummarySerializer
 
     def get_queryset(self) -> QuerySet[Item]:
-        return selectors.item_list_for_user(user=self.request.user, **self.queried(ItemQuerySerializer))
+        items = selectors.item_list_for_user(user=self.request.user, **self.queried(ItemQuerySerializer))
+        return items.defer("body", "text", "words")
 
     @extend_schema(parameters=[ItemQuerySerializer])
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:

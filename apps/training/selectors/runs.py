@@ -116,6 +116,11 @@ def run_data(run: Run) -> dict[str, Any]:
     }
 
 
+def run_summary(run: Run) -> dict[str, Any]:
+    """A run in a list: what OpenAI's clients know of one, without most of what is Lyo's own."""
+    return {name: value for name, value in run_data(run).items() if name not in ("recipe", "mixture", "result")}
+
+
 def _estimated_finish(run: Run) -> int | None:
     last = RunEvent.objects.filter(run=run, step=run.step).first() if run.state == RunState.RUNNING else None
     return int(last.created_at.timestamp() + last.data["seconds_left"]) if last else None

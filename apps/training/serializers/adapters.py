@@ -29,17 +29,17 @@ class AdapterMetricsSerializer(serializers.Serializer[Any]):
     )
 
 
-class AdapterSerializer(serializers.ModelSerializer[Adapter]):
+class AdapterSummarySerializer(serializers.ModelSerializer[Adapter]):
+    """An adapter in a list: without its recipe, its licence and the reports of its evaluations."""
+
     state = serializers.ChoiceField(choices=AdapterState.ALL)
     task = serializers.ChoiceField(choices=Task.choices, allow_blank=True, help_text="Empty: none in particular.")
     subject = serializers.ChoiceField(choices=Subject.choices, allow_blank=True, help_text="Empty: all.")
-    recipe = serializers.DictField()
     seed = serializers.SerializerMethodField()
-    metrics = serializers.SerializerMethodField()
 
     class Meta:
         model = Adapter
-        fields = (
+        fields: tuple[str, ...] = (
             "id",
             "name",
             "digest",
@@ -49,10 +49,7 @@ class AdapterSerializer(serializers.ModelSerializer[Adapter]):
             "task",
             "subject",
             "dataset_version",
-            "recipe",
             "seed",
-            "metrics",
-            "licence",
             "size",
             "erased_at",
             "created_at",
@@ -62,6 +59,15 @@ class AdapterSerializer(serializers.ModelSerializer[Adapter]):
     def get_seed(self, adapter: Adapter) -> int | None:
         seed: int | None = adapter.recipe.get("seed")
         return seed
+
+
+class AdapterSerializer(AdapterSummarySerializer):
+    recipe = serializers.DictField()
+    metrics = serializers.SerializerMethodField()
+
+    class Meta(AdapterSummarySerializer.Meta):
+        fields = (*AdapterSummarySerializer.Meta.fields, "recipe", "metrics", "licence")
+        read_only_fields = fields
 
     @extend_schema_field(AdapterMetricsSerializer)
     def get_metrics(self, adapter: Adapter) -> dict[str, Any]:

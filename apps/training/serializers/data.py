@@ -74,10 +74,18 @@ class ExampleQuerySerializer(serializers.Serializer[Any]):
     source = serializers.CharField(required=False)  # type: ignore[assignment] # a field, which the metaclass takes away
 
 
-class ExampleSerializer(serializers.ModelSerializer[Example]):
+class ExampleSummarySerializer(serializers.ModelSerializer[Example]):
+    """An example in a list: what is known of it, without its content."""
+
     class Meta:
         model = Example
-        fields = ("id", "task", "subject", "format", "state", "source", "content", "note", "hash", "created_at")
+        fields: tuple[str, ...] = ("id", "task", "subject", "format", "state", "source", "note", "hash", "created_at")
+        read_only_fields = fields
+
+
+class ExampleSerializer(ExampleSummarySerializer):
+    class Meta(ExampleSummarySerializer.Meta):
+        fields = (*ExampleSummarySerializer.Meta.fields, "content")
         read_only_fields = fields
 
 

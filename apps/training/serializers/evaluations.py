@@ -61,16 +61,17 @@ class ReportSerializer(serializers.Serializer[Any]):
     measures = serializers.DictField(child=MeasureSerializer(), help_text="By name: those that the problems allow.")
 
 
-class EvaluationSerializer(serializers.ModelSerializer[Evaluation]):
+class EvaluationSummarySerializer(serializers.ModelSerializer[Evaluation]):
+    """An evaluation in a list: its verdict, without the report."""
+
     adapter = serializers.UUIDField(source="adapter_id")
     adapter_name = serializers.CharField(source="adapter.name")
     state = serializers.SerializerMethodField(help_text="Of its job; null once that is deleted.")
-    report = ReportSerializer(allow_null=True)
     failures = serializers.ListField(child=serializers.CharField(), help_text="Why the gate holds it back.")
 
     class Meta:
         model = Evaluation
-        fields = (
+        fields: tuple[str, ...] = (
             "id",
             "adapter",
             "adapter_name",
@@ -83,7 +84,6 @@ class EvaluationSerializer(serializers.ModelSerializer[Evaluation]):
             "replies_total",
             "passed",
             "failures",
-            "report",
             "created_at",
         )
         read_only_fields = fields
@@ -91,6 +91,14 @@ class EvaluationSerializer(serializers.ModelSerializer[Evaluation]):
     @extend_schema_field(serializers.CharField(allow_null=True))
     def get_state(self, evaluation: Evaluation) -> str | None:
         return evaluation.job.state if evaluation.job else None
+
+
+class EvaluationSerializer(EvaluationSummarySerializer):
+    report = ReportSerializer(allow_null=True)
+
+    class Meta(EvaluationSummarySerializer.Meta):
+        fields = (*EvaluationSummarySerializer.Meta.fields, "report")
+        read_only_fields = fields
 
 
 class EvaluationAcceptedSerializer(serializers.Serializer[Any]):

@@ -174,8 +174,8 @@ class RunErrorSerializer(serializers.Serializer[Any]):
     param = serializers.CharField(allow_null=True)
 
 
-class RunSerializer(serializers.Serializer[Any]):
-    """Documents `run_data`, which makes it."""
+class RunSummarySerializer(serializers.Serializer[Any]):
+    """Documents `run_summary`, which makes it."""
 
     id = serializers.CharField()
     object = serializers.CharField(help_text='"fine_tuning.job".')
@@ -198,18 +198,23 @@ class RunSerializer(serializers.Serializer[Any]):
     metadata = serializers.DictField(allow_null=True)
     integrations = serializers.ListField()
     suffix = serializers.CharField(help_text="Lyo's own, like all below.")
-    recipe = serializers.DictField()
-    mixture = MixedFileSerializer(many=True)
     dataset_version = serializers.CharField(help_text="Its digest.")
     examples = serializers.DictField(help_text="To train on and to validate with.")
     step = serializers.IntegerField()
     steps = serializers.IntegerField(allow_null=True)
+
+
+class RunSerializer(RunSummarySerializer):
+    """Documents `run_data`, which makes it."""
+
+    recipe = serializers.DictField()
+    mixture = MixedFileSerializer(many=True)
     result = serializers.DictField()
 
 
 class RunListSerializer(serializers.Serializer[Any]):
     object = serializers.CharField(help_text='"list".')
-    data = RunSerializer(many=True)  # type: ignore[assignment] # a field, which the metaclass takes away
+    data = RunSummarySerializer(many=True)  # type: ignore[assignment] # a field, which the metaclass takes away
     has_more = serializers.BooleanField()
 
 

@@ -16,16 +16,17 @@ from rest_framework.response import Response
 from apps.common.errors import RequestTooLarge
 from apps.common.pagination import CursorPagination
 from apps.common.serializers import RefusalSerializer
+from apps.common.streaming import streamed
 from apps.inference.models import Adapter, Route, RouteChange
 from apps.inference.selectors import route_change_list, route_get, route_list
 from apps.inference.services import route_complete, route_rollback
 from apps.jobs.selectors import job_accepted
-from apps.jobs.streams import streamed
 from apps.training.selectors import adapters as selectors
 from apps.training.serializers.adapters import (
     AdapterPromoteSerializer,
     AdapterQuerySerializer,
     AdapterSerializer,
+    AdapterSummarySerializer,
     AdapterUploadSerializer,
     JobAcceptedSerializer,
     RouteChangeCreateSerializer,
@@ -42,10 +43,10 @@ CONFLICT = {409: RefusalSerializer}
 
 
 class AdapterListCreate(ListAPIView[Adapter], TrainingView):
-    """Adapters, newest first."""
+    """Adapters, newest first, without recipes, licences and evaluations."""
 
     request: AuthenticatedRequest
-    serializer_class = AdapterSerializer
+    serializer_class = AdapterSummarySerializer
     parser_classes = [MultiPartParser]
 
     def get_queryset(self) -> QuerySet[Adapter]:

@@ -20,8 +20,8 @@ from rest_framework.response import Response
 from apps.common.errors import RequestTooLarge
 from apps.common.openai import COMMON_ERRORS, ErrorSerializer, OpenAIView
 from apps.common.serializers import RefusalSerializer
+from apps.common.streaming import streamed
 from apps.common.views import ApiView
-from apps.jobs.streams import streamed
 from apps.training.formats import Record
 from apps.training.models import DataSetVersion, Example
 from apps.training.selectors import data as selectors
@@ -30,6 +30,7 @@ from apps.training.serializers.data import (
     DataSetVersionSerializer,
     ExampleQuerySerializer,
     ExampleSerializer,
+    ExampleSummarySerializer,
     ExportQuerySerializer,
     FileCreateSerializer,
     FileDeletedSerializer,
@@ -136,18 +137,18 @@ class FileContent(TrainingOpenAIView):
 
 @extend_schema(parameters=[ExampleQuerySerializer])
 class ExampleList(ListAPIView[Example], TrainingView):
-    """Examples, newest first, with personal data masked."""
+    """Examples, newest first, without their content."""
 
-    serializer_class = ExampleSerializer
+    serializer_class = ExampleSummarySerializer
 
     def get_queryset(self) -> QuerySet[Example]:
-        return selectors.example_list(**self.queried(ExampleQuerySerializer))
+        return selectors.example_list(**self.queried(ExampleQuerySerializer)).defer("content", "original", "bands")
 
 
 class ExampleDetail(TrainingView):
     @extend_schema(responses={200: ExampleSerializer})
     def get(self, request: AuthenticatedRequest, example_id: UUID) -> Response:
-        """One example."""
+        """One example, with personal data masked."""
         return Response(ExampleSerializer(selectors.example_get(example_id=example_id)).data)
 
 

@@ -21,6 +21,7 @@ from apps.training.serializers.evaluations import (
     EvaluationSerializer,
     EvaluationSetCreateSerializer,
     EvaluationSetSerializer,
+    EvaluationSummarySerializer,
 )
 from apps.training.services import evaluations as services
 from apps.training.services.data import evaluation_set_register
@@ -45,12 +46,12 @@ class AdapterEvaluate(TrainingView):
 
 @extend_schema(parameters=[EvaluationQuerySerializer])
 class EvaluationList(ListAPIView[Evaluation], TrainingView):
-    """Evaluations, newest first."""
+    """Evaluations, newest first, without their reports."""
 
-    serializer_class = EvaluationSerializer
+    serializer_class = EvaluationSummarySerializer
 
     def get_queryset(self) -> QuerySet[Evaluation]:
-        return selectors.evaluation_list(**self.queried(EvaluationQuerySerializer))
+        return selectors.evaluation_list(**self.queried(EvaluationQuerySerializer)).defer("report")
 
 
 class EvaluationDetail(TrainingView):

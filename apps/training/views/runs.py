@@ -30,9 +30,9 @@ class RunListCreate(TrainingOpenAIView):
         responses={200: RunListSerializer, 400: ErrorSerializer, **FOUND},
     )
     def get(self, request: AuthenticatedRequest) -> Response:
-        """The runs, newest first."""
+        """The runs, newest first, without recipes, mixtures and results."""
         runs, more = selectors.run_list(**self.queried(RunListQuerySerializer))
-        return Response({"object": "list", "data": [selectors.run_data(run) for run in runs], "has_more": more})
+        return Response({"object": "list", "data": [selectors.run_summary(run) for run in runs], "has_more": more})
 
     @extend_schema(
         request=RunCreateSerializer,
