@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -5,6 +6,7 @@ from django.db.models import Case, F, Prefetch, Q, QuerySet, Value, When
 from django.db.models.functions import Coalesce, NullIf
 from rest_framework.exceptions import NotFound
 
+from apps.common.streaming import paged
 from apps.content.models import Course, Enrichment, Item, Status, Topic
 from apps.users.models import Role, User
 
@@ -17,6 +19,16 @@ def may_write(user: User) -> bool:
 def may_change(user: User, made_by: UUID | None) -> bool:
     """A teacher changes what she made; staff all."""
     return user.is_staff or user.has_perm("content.change_item") or (may_write(user) and made_by == user.pk)
+
+
+def content_export(user: User) -> dict[str, Any]:
+    """What a user has written."""
+
+    def rows(model: type[Item] | type[Course], *fields: str) -> Iterator[dict[str, Any]]:
+        of_user = model._default_manager.filter(user=user)
+        return paged(of_user.values("id", "created_at", "title", "status", *fields), "created_at", "id", size=20)
+
+    return {"items": rows(Item, "body", "author", "tags"), "courses": rows(Course, "description")}
 
 
 # --- topics ---

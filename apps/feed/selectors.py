@@ -20,10 +20,11 @@ from rest_framework.exceptions import NotFound
 from apps.common import redis
 from apps.common.constants import Subject, Task
 from apps.common.examples import Observation
+from apps.common.streaming import paged
 from apps.content.models import Item, Status, Topic
 from apps.content.selectors import item_card, item_list
 from apps.feed.entries import PARTS, Entry
-from apps.feed.models import SHARE, Event, Follow, Foresight, Ranker, Ranking, Reader, Weights
+from apps.feed.models import SHARE, Event, EventKey, Follow, Foresight, Ranker, Ranking, Reader, Weights
 from apps.users.models import User
 
 logger = structlog.get_logger(__name__)
@@ -138,7 +139,7 @@ def ranking_get(*, user: User | None, number: int) -> Ranking | None:
 
 
 def ranking_cache(ranking: Ranking) -> None:
-    """Keep a learner's newest ranking in Redis."""
+    """Keep a learner's newest ranking in Redis; not of one who has left meanwhile."""
     user_id = ranking.user_id
     if user_id is None:
         return
@@ -150,6 +151,8 @@ def ranking_cache(ranking: Ranking) -> None:
         "made_at": ranking.made_at.isoformat(),
     }
     redis.ask_cache(lambda cache: cache.set(cache_key(user_id), json.dumps(kept), ex=CACHED_S), otherwise=None)
+    if not User.objects.filter(pk=user_id).exists():  # asked after it is kept: it was, or will be, deleted before that
+        redis.ask_cache(lambda cache: cache.delete(cache_key(user_id)), otherwise=None)
 
 
 def ranking_general() -> Ranking | None:
@@ -157,8 +160,16 @@ def ranking_general() -> Ranking | None:
     return Ranking.objects.filter(user=None, made_at__gt=timezone.now() - COLD_AGE).order_by("-number").first()
 
 
+CACHE = "lyo:feed:"
+EVERYBODY = UUID(int=0)  # whose feed is nobody's
+
+
 def cache_key(user_id: UUID) -> str:
-    return f"lyo:feed:{user_id}"
+    return f"{CACHE}{user_id}"
+
+
+def rest_key(user_id: UUID | None) -> str:
+    return f"{CACHE}rest:{user_id or EVERYBODY}"
 
 
 def _cached(user_id: UUID) -> dict[str, Any] | None:
@@ -182,13 +193,19 @@ def ranking_state(*, reader: Reader, ranking: Ranking) -> str:
 
 def rest_of(*, ranking: Ranking, filters: dict[str, Any], make: Callable[[], list[Entry]]) -> list[Entry]:
     """What fills a filtered ranking up: made once, so that its pages go on as they began."""
-    name = sha256(json.dumps([str(ranking.user_id), ranking.number, filters], sort_keys=True).encode()).hexdigest()
-    text = redis.ask_cache(lambda cache: cache.get(f"lyo:feed:rest:{name}"), otherwise=None)
+    key = rest_key(ranking.user_id)  # a hash of all that there is of a learner's, so that it can be deleted
+    name = sha256(json.dumps([ranking.number, filters], sort_keys=True).encode()).hexdigest()
+    text = redis.ask_cache(lambda cache: cache.hget(key, name), otherwise=None)
     if text:
         return [Entry(**entry) for entry in json.loads(text)]
     made = make()
     kept = json.dumps([entry.dump() for entry in made])
-    redis.ask_cache(lambda cache: cache.set(f"lyo:feed:rest:{name}", kept, ex=PAGED_FOR), otherwise=None)
+
+    def keep(cache: Any) -> None:
+        with cache.pipeline() as pipe:
+            pipe.hset(key, name, kept).expire(key, PAGED_FOR).execute()
+
+    redis.ask_cache(keep, otherwise=None)
     return made
 
 
@@ -438,12 +455,16 @@ def ranker_get(*, digest: str) -> Ranker:
 
 
 def feed_export(user: User) -> dict[str, Any]:
-    events = Event.objects.filter(user=user).order_by("at")
+    reader = reader_get(user=user)
+    events = Event.objects.filter(user=user).values("at", "id", "item", "type", "seconds", "position", "propensity")
+    rankings = Ranking.objects.filter(user=user).values("number", "origin", "made_at", "until", "paged_at", "entries")
     return {
-        "educational_share": reader_get(user=user).educational_share,
+        "educational_share": reader.educational_share,
         "follows": follow_list(user=user),
-        "events": [
-            {"item": event.item_id, "type": event.type, "at": event.at, "seconds": event.seconds}
-            for event in events.iterator()
-        ],
+        "scores": {name: getattr(reader, name) for name in ("events_at", "requested_at", "scored_until", "ranker")},
+        "events": paged(events, "at", "id"),
+        "event_names": paged(EventKey.objects.filter(user=user).values("client_id", "at"), "client_id"),
+        "rankings": paged(rankings, "number", size=5),
+        "foreseen": paged(Foresight.objects.filter(user=user).values("adapter", "values", "made_at"), "made_at"),
+        "weights": paged(Weights.objects.filter(user=user).values("id", "created_at", *PARTS), "created_at", "id"),
     }

@@ -35,7 +35,10 @@ def foresee() -> None:
 
 @shared_task(name="feed.tidy")
 def tidy() -> None:
-    """Make the next months' tables, and forget what no client repeats."""
+    """Make the next months' tables, and delete what is past its retention, or of learners who are gone."""
     services.keys_forget()
+    services.events_forget()
+    services.rankings_forget()
+    services.feeds_uncache()
     if made := services.partitions_ensure():
         logger.info("tables were made for events", tables=made)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -14,6 +15,7 @@ from rest_framework.exceptions import NotFound
 
 from apps.common import redis
 from apps.common.constants import Task
+from apps.common.streaming import paged
 from apps.inference.errors import ModelNotFound
 from apps.inference.models import DIGEST, Adapter, Outcome, Route, RouteChange, served_names
 from apps.inference.sequential import Arm, difference, log_evidence
@@ -130,6 +132,11 @@ def route_get(*, task: str, subject: str = "") -> Route:
 def route_change_list(*, route: Route) -> QuerySet[RouteChange]:
     """What was done to a route, newest first."""
     return route.changes.select_related("user").order_by("-id")
+
+
+def route_change_export(user: User) -> Iterator[dict[str, Any]]:
+    fields = ("id", "route__task", "route__subject", "action", "before", "after", "reason", "created_at")
+    return paged(RouteChange.objects.filter(user=user).values(*fields), "id")
 
 
 def adapter_for(*, task: str, subject: str = "", user: User) -> Adapter | None:

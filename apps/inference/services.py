@@ -12,6 +12,7 @@ from django.utils import timezone
 from rest_framework.exceptions import NotFound
 
 from apps.common.errors import Conflict, TooManyRequests
+from apps.common.retention import delete_in_batches
 from apps.common.throttles import GenerationThrottle
 from apps.common.tokens import require_room
 from apps.inference.metrics import ANSWERS, BASE, THUMBS
@@ -240,7 +241,7 @@ def outcome_delete_expired() -> int:
     """Delete outcomes after the retention of their jobs, but for those that a running canary is tested by."""
     limit = timezone.now() - timedelta(days=env.JOB_RETENTION_DAYS)
     oldest = Route.objects.aggregate(oldest=Min("canary_started_at"))["oldest"]
-    return Outcome.objects.filter(asked_at__lt=min(limit, oldest or limit)).delete()[0]
+    return delete_in_batches(Outcome.objects.filter(asked_at__lt=min(limit, oldest or limit)))
 
 
 # --- answers ---

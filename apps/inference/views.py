@@ -14,6 +14,7 @@ from rest_framework.response import Response
 
 from apps.common.middleware import DeferredResponse
 from apps.common.openai import COMMON_ERRORS, IDEMPOTENCY_KEY, ErrorSerializer, OpenAIView
+from apps.common.streaming import release_connection
 from apps.common.throttles import GenerationThrottle
 from apps.inference import completions, selectors, services
 from apps.inference.serializers import (
@@ -33,7 +34,7 @@ ERRORS = dict.fromkeys((400, 404, 409, 411, 413, 415, 499, 504), ErrorSerializer
 class AnsweringView(OpenAIView):
     def deferred(self, make: Callable[[], Awaitable[HttpResponseBase]]) -> DeferredResponse:
         """Answer with what `make` returns or refuses with, while neither a thread nor a connection waits for it."""
-        streams.release_connection()
+        release_connection()
 
         async def answer() -> HttpResponseBase:
             try:

@@ -1,5 +1,6 @@
 """Reads of jobs. Rows reach users only through `*_for_user`."""
 
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -8,6 +9,7 @@ from django.db.models.expressions import RawSQL
 from django.urls import reverse
 from rest_framework.exceptions import NotFound
 
+from apps.common.streaming import paged
 from apps.jobs.models import Job, State
 from apps.users.models import User
 
@@ -57,9 +59,12 @@ def job_accepted(*, user: User, job_id: UUID) -> dict[str, Any]:
     return {"job": summary, "events": reverse("job-events", args=[job.id])}
 
 
-def job_export(user: User) -> list[dict[str, Any]]:
-    fields = ("id", "kind", "state", "request", "result", "error", "created_at", "started_at", "finished_at")
-    return list(Job.objects.filter(user=user).order_by("created_at").values(*fields))
+def job_export(user: User) -> Iterator[dict[str, Any]]:
+    fields = (
+        *("id", "kind", "state", "request", "result", "error", "created_at", "started_at", "finished_at"),
+        *("attempt", "deadline_at", "idempotency_key"),
+    )
+    return paged(Job.objects.filter(user=user).values(*fields), "created_at", "id", size=10)  # they may be large
 
 
 def queue_depths() -> dict[str, dict[str, Any]]:

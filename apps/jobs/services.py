@@ -17,9 +17,10 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from apps.common.errors import Conflict, TooManyRequests
+from apps.common.retention import delete_in_batches
 from apps.jobs import dispatch, streams
 from apps.jobs.metrics import INTERRUPTIONS
-from apps.jobs.models import ACTIVE, Job, State
+from apps.jobs.models import ACTIVE, TERMINAL, Job, State
 from apps.jobs.selectors import queue_share, turns
 from apps.users.models import User
 from lyo import env
@@ -33,6 +34,8 @@ OVERDUE = timedelta(seconds=30)  # what a running job's own worker has to notice
 BATCH = 500  # rows that one sweep takes
 OWN_SHARE = 0.25  # of a queue's free places that a user's waiting jobs may equal in number
 ROLE_SHARE = 0.9  # of a queue that learners, or teachers, or staff may fill: the others always find a place
+TEXT = ("messages", "input", "text")  # of a request: what somebody wrote
+NOT_REFUSED = ("deadline_exceeded", "remote_unavailable")  # codes of jobs that failed, and may be tried again
 
 # kind -> what apps do when such a job ends, in the same transaction; what they return is added to the result.
 FinishHook = Callable[[Job], dict[str, Any]]
@@ -232,9 +235,11 @@ def job_cancel(*, job: Job) -> Job:
 
 @transaction.atomic
 def job_retry(*, job: Job) -> bool:
-    """Queue a failed, errored or cancelled job again, from the beginning; False if it is in another state."""
+    """Queue a failed, errored or cancelled job again, from the beginning; False if it is in another state, or was
+    refused, so that nothing is kept of what it was asked."""
     now = timezone.now()
-    again = Job.objects.filter(id=job.id, state__in=(State.FAILED, State.ERRORED, State.CANCELLED)).update(
+    ended = Job.objects.filter(id=job.id, state__in=(State.FAILED, State.ERRORED, State.CANCELLED))
+    again = ended.exclude(request__has_key="removed").update(
         state=State.QUEUED,
         result=None,
         error=None,
@@ -255,11 +260,28 @@ def job_retry(*, job: Job) -> bool:
 
 def job_erase(user: User) -> None:
     """Remove all of a user's jobs, ending those under way."""
-    for job in Job.objects.filter(user=user, state__in=ACTIVE):
+    jobs_erase(jobs=Job.objects.filter(user=user))
+
+
+def jobs_erase(*, jobs: QuerySet[Job]) -> None:
+    """Delete jobs with their streams. Those under way are cancelled, and their workers write no more."""
+    for job in jobs.filter(state__in=ACTIVE):
         job_cancel(job=job)
-    for job_id in Job.objects.filter(user=user).values_list("id", flat=True):
-        streams.delete(job_id)
-    Job.objects.filter(user=user).delete()
+    ids = list(jobs.order_by().values_list("id", flat=True))
+    for start in range(0, len(ids), BATCH):
+        streams.erase(ids[start : start + BATCH])
+        Job.objects.filter(id__in=ids[start : start + BATCH]).delete()
+
+
+def job_forget(*, user_id: UUID) -> int:
+    """Take a user out of the requests of nobody's jobs that name several as `users`; returns how many did."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE jobs_job SET request = jsonb_set(request, '{users}', (request -> 'users') - %s) "
+            "WHERE user_id IS NULL AND request -> 'users' ? %s",
+            [str(user_id), str(user_id)],
+        )
+        return cursor.rowcount
 
 
 # --- the sweeper's side ---
@@ -302,7 +324,58 @@ def job_fail_overdue() -> int:
 def job_delete_expired() -> int:
     """Delete ended jobs after their retention."""
     limit = timezone.now() - timedelta(days=env.JOB_RETENTION_DAYS)
-    return Job.objects.filter(finished_at__lt=limit).exclude(state__in=ACTIVE).delete()[0]
+    return delete_in_batches(Job.objects.filter(finished_at__lt=limit, state__in=TERMINAL))
+
+
+def keys_forget() -> int:
+    """Forget the idempotency keys of jobs that ended some time ago: no client repeats such a request."""
+    return _change("idempotency_key = NULL, fingerprint = ''", "idempotency_key IS NOT NULL", env.IDEMPOTENCY_DAYS)
+
+
+def large_results_shrink() -> int:
+    """Take out of the large results of jobs that ended some time ago what is large, such as vectors, but for the text.
+
+    The names of what was taken out stand in `removed`.
+    """
+    large, part = env.LARGE_RESULT_KB * 1024, LARGE_PART
+    return _change(SHRUNK, SHRINKS, env.LARGE_RESULT_DAYS, large=large, part=part)
+
+
+LARGE_PART = 4096  # characters of a part of a result that is kept
+SHRINKS = "pg_column_size(result) > %(large)s AND NOT result ? 'removed'"
+SHRUNK = """
+result = (
+    SELECT coalesce(jsonb_object_agg(key, value) FILTER (WHERE key = 'text' OR length(value::text) <= %(part)s), '{}')
+        || jsonb_build_object('removed', coalesce(
+               jsonb_agg(key) FILTER (WHERE key <> 'text' AND length(value::text) > %(part)s), '[]'))
+    FROM jsonb_each(result)
+)
+"""
+CHANGE = """
+UPDATE jobs_job SET {change} WHERE id IN (
+    SELECT id FROM jobs_job WHERE finished_at < %(limit)s AND state NOT IN ('queued', 'running') AND {condition}
+    LIMIT %(batch)s FOR UPDATE SKIP LOCKED
+)
+"""
+
+
+def _change(change: str, condition: str, days: int, **values: Any) -> int:
+    """Update jobs that ended so many days ago, some hundred by a statement; returns how many changed."""
+    values |= {"limit": timezone.now() - timedelta(days=days), "batch": BATCH}
+    count = 0
+    with connection.cursor() as cursor:
+        while True:
+            cursor.execute(CHANGE.format(change=change, condition=condition), values)
+            if not cursor.rowcount:
+                return count
+            count += cursor.rowcount
+
+
+def _without_text(request: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of the request of a job that was refused: nothing that somebody wrote."""
+    text = [name for name in TEXT if name in request]
+    kept = {name: value for name, value in request.items() if name not in text}
+    return {**kept, "removed": text} if text else request
 
 
 def _queued_again() -> dict[str, Any]:
@@ -362,6 +435,8 @@ def _end(
             return False
         job.state, job.result, job.error = state, result, error
         added = {name: value for hook in hooks for name, value in hook(job).items()}
+        if state == State.FAILED and error and error["code"] not in NOT_REFUSED:
+            Job.objects.filter(id=job.id).update(request=_without_text(job.request))
         if added:
             job.result = {**(result or {}), **added}
             Job.objects.filter(id=job.id).update(result=job.result)

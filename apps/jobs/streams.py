@@ -11,7 +11,7 @@ harmless, `sealed` refuses any more. A key of short life says that somebody is r
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -24,6 +24,7 @@ from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from apps.common import redis
+from apps.common.streaming import release_connection
 from apps.jobs.models import Job, State
 from lyo import env
 
@@ -143,7 +144,7 @@ def seal(job_id: UUID) -> str:
             pipe.hset(_keys(job_id)[1], "sealed", 1).expire(_keys(job_id)[1], env.STREAM_TTL_S).execute()
         return "".join(entry.text for entry in entries(job_id))
     except RedisError as error:
-        logger.warning("stream not sealed", job_id=str(job_id), error=str(error))
+        logger.warning("stream not sealed", job_id=str(job_id), error=error)
         return ""
 
 
@@ -152,11 +153,21 @@ def end(job_id: UUID) -> None:
     try:
         redis.broker().eval(END, 2, *_keys(job_id)[:2], env.STREAM_TTL_S)
     except RedisError as error:
-        logger.warning("stream not ended", job_id=str(job_id), error=str(error))
+        logger.warning("stream not ended", job_id=str(job_id), error=error)
 
 
 def delete(job_id: UUID) -> None:
+    """Begin anew: what was delivered is gone, and may be written again."""
     redis.broker().delete(*_keys(job_id))
+
+
+def erase(job_ids: Iterable[UUID]) -> None:
+    """Delete what was delivered. A worker that is still at it writes no more: the streams stay sealed."""
+    with redis.broker().pipeline(transaction=False) as pipe:
+        for job_id in job_ids:
+            stream, state, reader = _keys(job_id)
+            pipe.hset(state, "sealed", 1).expire(state, env.STREAM_TTL_S).delete(stream, reader)
+        pipe.execute()
 
 
 # --- reading (web) ---
@@ -178,7 +189,7 @@ async def follow(job: Job, after: int = 0) -> AsyncIterator[Entry | KeepAlive | 
                 marked = time.monotonic()
             reply = await client.xread({stream: f"{after}-0"}, block=BLOCK_MS, count=CAP)
         except RedisError as error:
-            logger.warning("stream unreachable", job_id=str(job.id), error=str(error))
+            logger.warning("stream unreachable", job_id=str(job.id), error=error)
             await asyncio.sleep(BLOCK_MS / 1000)
             reply = []
         ended = False
@@ -234,12 +245,6 @@ def sse(data: dict[str, Any] | str, event: str = "", ident: str | int = "") -> s
     return f"{head}data: {data}\n\n"
 
 
-def release_connection() -> None:
-    """Give the database connection back to the pool before a long wait."""
-    if not connection.in_atomic_block:
-        connection.close()
-
-
 async def _events(job: Job, after: int) -> AsyncIterator[str]:
     yield "retry: 1000\n\n"
     async for event in follow(job, after):
@@ -265,23 +270,7 @@ def _reload(job: Job) -> Job:
     try:
         return Job.objects.filter(id=job.id).first() or Job(id=job.id, state=State.CANCELLED)
     except (DatabaseError, InterfaceError) as error:
-        logger.warning("row unreachable", job_id=str(job.id), error=str(error))
+        logger.warning("row unreachable", job_id=str(job.id), error=error)
         return job
     finally:
         connection.close()  # back to the pool: an open stream must not hold one
-
-
-def streamed(parts: Iterator[bytes], content_type: str = "application/jsonl") -> StreamingHttpResponse:
-    """Sends parts as they are made, on a thread that keeps no database connection meanwhile."""
-
-    def following() -> bytes:
-        try:
-            return next(parts, b"")
-        finally:
-            release_connection()
-
-    async def body() -> AsyncIterator[bytes]:
-        while part := await sync_to_async(following, thread_sensitive=False)():
-            yield part
-
-    return StreamingHttpResponse(body(), content_type=content_type)

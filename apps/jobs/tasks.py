@@ -26,7 +26,10 @@ def sweep() -> None:
 
 @shared_task(name="jobs.delete_expired")
 def delete_expired() -> None:
+    """What is past its retention: whole jobs, the keys of others, and what is large in their results."""
     services.job_delete_expired()
+    services.keys_forget()
+    services.large_results_shrink()
 
 
 @shared_task(name="jobs.canary", bind=True)

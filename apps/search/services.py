@@ -16,6 +16,7 @@ from django.db import connection, transaction
 from redis.exceptions import RedisError
 
 from apps.common import redis
+from apps.common.retention import delete_in_batches
 from apps.content.models import Item
 from apps.jobs import streams
 from apps.jobs.models import Job, State
@@ -231,4 +232,4 @@ def words_refresh() -> bool:
 
 
 def queries_forget() -> int:
-    return selectors.query_list_old().delete()[0]
+    return delete_in_batches(selectors.query_list_old())

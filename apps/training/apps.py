@@ -18,5 +18,6 @@ class TrainingConfig(AppConfig):
         finish_hook_register(evaluations.JOB_KIND, evaluations.evaluation_record)
         deletion_register(services.examples_forget)
         export_register("training_examples", selectors.example_export)
+        export_register("training", selectors.training_export)
         erasure_register("training_examples", services.learner_erase)
         withdrawal_register("training_examples", services.learner_erase)

@@ -9,6 +9,7 @@ from rest_framework.exceptions import NotFound
 
 from apps.common.constants import Subject, Task
 from apps.common.examples import Observation
+from apps.common.streaming import paged
 from apps.tutor.models import Conversation, Feedback, Message
 from apps.tutor.prompts import HISTORY, messages_for_model
 from apps.users.models import User
@@ -57,18 +58,16 @@ def message_data(message: Message) -> dict[str, Any]:
     }
 
 
-def conversation_export(user: User) -> list[dict[str, Any]]:
-    conversations = Conversation.objects.filter(user=user).prefetch_related("messages__feedback")
-    return [
-        {
+def conversation_export(user: User) -> Iterator[dict[str, Any]]:
+    for conversation in paged(Conversation.objects.filter(user=user), "created_at", "id"):
+        yield {
             "id": conversation.id,
             "subject": conversation.subject,
             "level": conversation.level,
+            "title": conversation.title,
             "created_at": conversation.created_at,
-            "messages": [message_data(message) for message in conversation.messages.all()],
+            "messages": map(message_data, paged(message_list(conversation=conversation), "position")),
         }
-        for conversation in conversations
-    ]
 
 
 # --- what there is to learn from ---

@@ -13,7 +13,7 @@ from apps.common.tokens import require_room
 from apps.inference.selectors import routed
 from apps.inference.services import outcome_rate
 from apps.jobs.models import ACTIVE, Job, State
-from apps.jobs.services import job_admit, job_cancel, job_create, job_find_repeat
+from apps.jobs.services import job_admit, job_create, job_find_repeat, jobs_erase
 from apps.tutor.models import Conversation, Feedback, Message
 from apps.tutor.prompts import HISTORY, messages_for_model
 from apps.tutor.selectors import SOURCE, message_data
@@ -40,10 +40,12 @@ def conversation_create(*, user: User, subject: str, level: str | None) -> Conve
 
 @transaction.atomic
 def conversation_delete(*, conversation: Conversation) -> None:
-    """Delete a conversation with its messages and the examples made of them; a running answer is cancelled."""
-    for job in Job.objects.filter(message__conversation=conversation, state__in=ACTIVE):
-        job_cancel(job=job)
+    """Delete a conversation with its messages, the jobs that answered and the examples made of them; a running answer
+    is cancelled."""
+    Conversation.objects.select_for_update().filter(id=conversation.id).first()  # nobody asks meanwhile
     examples.deleted(SOURCE, list(conversation.messages.values_list("id", flat=True)))
+    jobs = conversation.messages.filter(job__isnull=False).values_list("job", flat=True)
+    jobs_erase(jobs=Job.objects.filter(id__in=list(jobs)))
     conversation.delete()
 
 

@@ -4,6 +4,8 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+import structlog
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth import SESSION_KEY, authenticate
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import update_last_login
@@ -13,18 +15,21 @@ from django.core import signing
 from django.core.exceptions import ValidationError
 from django.core.mail import send_mail
 from django.db import IntegrityError, transaction
-from django.db.models import QuerySet
+from django.db.models import Q
 from django.utils import timezone
 from knox.models import get_digest_token
 from knox.settings import knox_settings
 from rest_framework.exceptions import AuthenticationFailed
 
 from apps.common.retention import delete_in_batches
+from apps.common.streaming import paged
 from apps.common.throttles import LoginThrottle
 from apps.users.models import Token, User
 from apps.users.selectors import token_list_for_user
 from lyo import env
 from lyo.celery import app
+
+logger = structlog.get_logger(__name__)
 
 # What other apps keep of a user: they add it here in `AppConfig.ready`.
 _exports: dict[str, Callable[[User], Any]] = {}
@@ -33,7 +38,7 @@ _withdrawals: dict[str, Callable[[User], None]] = {}
 
 
 def export_register(name: str, export: Callable[[User], Any]) -> None:
-    """Add `export(user)`, a JSON-able list or dict, to every export under `name`."""
+    """Add `export(user)`, a JSON-able value in which lists may be iterators, to every export under `name`."""
     _exports[name] = export
 
 
@@ -180,12 +185,12 @@ def unconfirmed_erase(*, count: int = 100) -> int:
 # --- standing ---
 
 
-def users_establish(*, active: QuerySet[Any]) -> int:
-    """Note of those of the users `active` whose account is old enough that they count from now on where a signal takes
-    several learners: who makes many accounts in a day makes no trend. Returns how many are new among them."""
+def users_establish(*, active: Q) -> int:
+    """Note of the users for whom `active` holds, and whose account is old enough, that they count from now on where a
+    signal takes several learners: who makes many accounts in a day makes no trend. Returns how many are new."""
     old = timezone.now() - timedelta(days=env.SIGNAL_ACCOUNT_DAYS)
     young = User.objects.filter(established_at=None, date_joined__lte=old)
-    return young.filter(pk__in=active).update(established_at=timezone.now())
+    return young.filter(active).update(established_at=timezone.now())
 
 
 # --- profiles ---
@@ -211,24 +216,34 @@ def user_update(*, user: User, training_consent: bool | None = None, **changes: 
 
 
 def user_export(*, user: User) -> dict[str, Any]:
-    """All that is kept of a user, secrets excepted."""
+    """All that is kept of a user, secrets excepted; what may be much of it are iterators."""
     fields = (
         "id",
         "username",
         "email",
+        "first_name",
+        "last_name",
         "role",
         "interests",
         "level",
         "language",
         "birth_year",
         "training_consented_at",
+        "awaits_confirmation",
+        "established_at",
+        "is_superuser",
         "date_joined",
         "last_login",
     )
-    tokens = token_list_for_user(user=user).values("id", "name", "created_at", "expiry")
+    tokens = token_list_for_user(user=user).values("id", "name", "ending", "created_at", "expiry")
+    changes = LogEntry.objects.filter(user=user).values("id", "action_time", "object_repr", "change_message")
     return {
-        "user": {field: getattr(user, field) for field in fields},
-        "tokens": list(tokens),
+        "user": {
+            **{field: getattr(user, field) for field in fields},
+            "groups": list(user.groups.values_list("name", flat=True)),
+        },
+        "tokens": paged(tokens, "created_at", "id"),
+        "admin_changes": paged(changes, "id"),
         **{name: export(user) for name, export in _exports.items()},
     }
 
@@ -240,8 +255,11 @@ def user_erase(*, user: User) -> None:
     for erase in _erasures.values():
         erase(user)
     sessions_end(user=user)
+    LogEntry.objects.filter(content_type__app_label="users", content_type__model="user", object_id=user.pk).delete()
+    user_id, username = user.pk, user.username
     user.delete()
-    transaction.on_commit(lambda: LoginThrottle.forget(user.username))
+    logger.info("an account was erased", user_id=str(user_id))
+    transaction.on_commit(lambda: LoginThrottle.forget(username))
 
 
 # --- tokens ---

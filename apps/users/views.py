@@ -1,7 +1,7 @@
 from uuid import UUID
 
 from django.db.models import QuerySet
-from django.http import JsonResponse
+from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema
 from rest_framework import status
@@ -12,6 +12,7 @@ from rest_framework.response import Response
 
 from apps.common.errors import Conflict
 from apps.common.serializers import RefusalSerializer
+from apps.common.streaming import json_parts, streamed
 from apps.common.throttles import ConfirmationThrottle, LoginThrottle, RegistrationThrottle
 from apps.common.views import ApiView
 from apps.users import selectors, services
@@ -173,8 +174,8 @@ class Me(AccountView):
 
 class MeExport(ApiView):
     @extend_schema(responses=OpenApiTypes.OBJECT)
-    def get(self, request: AuthenticatedRequest) -> JsonResponse:
-        """Everything that is kept of the caller, as one JSON file."""
-        response = JsonResponse(services.user_export(user=request.user), json_dumps_params={"ensure_ascii": False})
+    def get(self, request: AuthenticatedRequest) -> StreamingHttpResponse:
+        """Everything that is kept of the caller, as one JSON file, which is read while it is sent."""
+        response = streamed(json_parts(services.user_export(user=request.user)), "application/json")
         response["Content-Disposition"] = 'attachment; filename="lyo-export.json"'
         return response

@@ -7,12 +7,25 @@ from itertools import combinations
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count, Model, Q, QuerySet
 from rest_framework.exceptions import NotFound
 
 from apps.common.errors import Conflict
+from apps.common.streaming import paged
 from apps.training.formats import Record, training_form
-from apps.training.models import DataSetVersion, EvaluationItem, Example, File, Member, Review, Split
+from apps.training.models import (
+    Comparison,
+    DataSetVersion,
+    Evaluation,
+    EvaluationItem,
+    Example,
+    File,
+    Member,
+    Review,
+    Run,
+    Split,
+    Vote,
+)
 from apps.training.similarity import Sketch, problems_of
 from apps.users.models import User
 
@@ -82,10 +95,28 @@ def example_counts() -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-def example_export(user: User) -> list[dict[str, Any]]:
+def example_export(user: User) -> Iterator[dict[str, Any]]:
     """What was collected from a learner: as it was observed, and as models see it."""
     fields = ("id", "task", "subject", "format", "state", "source", "consented_at", "created_at", "content", "original")
-    return list(Example.objects.filter(learner=user).order_by("created_at").values(*fields))
+    return paged(Example.objects.filter(learner=user).values(*fields), "created_at", "id", size=20)
+
+
+def training_export(user: User) -> dict[str, Any]:
+    """What a member of the staff did with models and their data."""
+
+    def rows(model: type[Model], *fields: str, by: str = "user") -> Iterator[dict[str, Any]]:
+        of_user = model._default_manager.filter(**{by: user})
+        return paged(of_user.values("id", "created_at", *fields), "created_at", "id")
+
+    return {
+        "reviews": rows(Review, "example", "decision", "note", by="reviewer"),
+        "votes": rows(Vote, "pairing", "verdict"),
+        "files": rows(File, "filename", "digest", "size"),
+        "data_set_versions": rows(DataSetVersion, "digest", "method", "task", "subject"),
+        "runs": rows(Run, "suffix", "state", "recipe", "metadata"),
+        "evaluations": rows(Evaluation, "adapter", "task", "subject", "passed"),
+        "comparisons": rows(Comparison, "adapter", "opponent", "task"),
+    }
 
 
 # --- reviewers ---

@@ -232,7 +232,7 @@ def test_deleting_a_conversation_deletes_its_examples(ann: User, version: DataSe
 def test_an_export_has_the_learners_examples_as_observed_and_as_masked(ann: User, talk: Talk) -> None:
     talk(ann, ("I am Annette. 2 + 2?", "4"))
     collected()
-    (example,) = user_export(user=ann)["training_examples"]
+    (example,) = list(user_export(user=ann)["training_examples"])
     assert example["original"]["messages"][1]["content"] == "I am Annette. 2 + 2?"
     assert example["content"]["messages"][1]["content"] == "I am <PERSON>. 2 + 2?"
     assert user_export(user=ann)["user"]["training_consented_at"] == ann.training_consented_at

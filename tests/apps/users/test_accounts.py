@@ -12,6 +12,7 @@ from rest_framework.test import APIClient
 from apps.common.throttles import LoginThrottle, RegistrationThrottle, TokenBucket
 from apps.users import services
 from apps.users.models import Role, Token, User
+from tests.apps.conftest import exported
 from tests.apps.users.conftest import PASSWORD, NewClient
 
 pytestmark = pytest.mark.django_db
@@ -243,14 +244,14 @@ def diary(monkeypatch: pytest.MonkeyPatch) -> dict[Any, list[str]]:
 
 def test_an_export_has_everything_registered_and_no_secret(ann: APIClient, diary: dict[Any, list[str]]) -> None:
     diary[ann.user.id] = ["Größe"]
-    answer = ann.get("/api/v1/me/export")
-    body = answer.json()
-    assert answer["Content-Disposition"] == 'attachment; filename="lyo-export.json"'
-    assert body.keys() == {"user", "tokens", "diary"}
+    body = exported(ann)
+    assert body.keys() == {"user", "tokens", "admin_changes", "diary"}
     assert body["diary"] == ["Größe"]
     assert body["user"]["email"] == "ann@example.org"
-    assert [token.keys() for token in body["tokens"]] == [{"id", "name", "created_at", "expiry"}]
-    assert "argon2" not in answer.content.decode()
+    assert [token.keys() for token in body["tokens"]] == [{"id", "name", "ending", "created_at", "expiry"}]
+    assert "argon2" not in str(body)
+    disposition = ann.get("/api/v1/me/export")["Content-Disposition"]
+    assert disposition == 'attachment; filename="lyo-export.json"'
 
 
 def test_erasure_needs_the_password_and_leaves_nothing(
