@@ -6,17 +6,27 @@ from drf_spectacular.extensions import OpenApiSerializerExtension
 from drf_spectacular.openapi import AutoSchema as BaseSchema
 from drf_spectacular.utils import Direction
 from drf_standardized_errors import openapi
+from rest_framework.permissions import SAFE_METHODS
+from rest_framework.settings import api_settings
 
 BODY_ERRORS = ("411", "413", "415")
 
 
 class AutoSchema(openapi.AutoSchema):
-    """Documents refusals of the body only where there is one."""
+    """Documents refusals of the body only where there is one, and that of who has not confirmed an address."""
 
     def _should_add_error_response(self, responses: dict[str, Any], status_code: str) -> bool:
         if status_code in BODY_ERRORS and not self._get_request_body():
             return False
+        if status_code == "403" and status_code not in responses and self._asks_for_confirmation():
+            return True
         return super()._should_add_error_response(responses, status_code)
+
+    def _asks_for_confirmation(self) -> bool:
+        view = self.view
+        standard = view.get_exception_handler() is api_settings.EXCEPTION_HANDLER  # /v1 has a form of its own
+        may_all = self.method in SAFE_METHODS or getattr(view, "for_unconfirmed", False)
+        return standard and bool(view.authentication_classes) and not may_all
 
 
 class StrictSerializerExtension(OpenApiSerializerExtension):

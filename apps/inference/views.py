@@ -28,7 +28,7 @@ from apps.inference.serializers import (
 from apps.jobs import streams
 from apps.users.auth import AuthenticatedRequest
 
-ERRORS = dict.fromkeys((400, 404, 409, 411, 413, 415, 499, 504), ErrorSerializer) | COMMON_ERRORS
+ERRORS = dict.fromkeys((400, 403, 404, 409, 411, 413, 415, 499, 504), ErrorSerializer) | COMMON_ERRORS
 
 
 class AnsweringView(OpenAIView):

@@ -51,7 +51,7 @@ class TokenInline(TabularInline):
     """The user's tokens; ticking "delete" revokes one."""
 
     model = Token
-    fields = readonly_fields = ("name", "created_at", "expiry")
+    fields = readonly_fields = ("name", "ending", "created_at", "expiry")
     extra = max_num = 0
 
 
@@ -61,13 +61,13 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
     list_display = ("username", "email", "role", "level", "language", "is_active", "date_joined", "last_login")
-    list_filter = ("role", "is_active", "is_superuser", "level", "date_joined")
+    list_filter = ("role", "is_active", "awaits_confirmation", "is_superuser", "level", "date_joined")
     search_fields = ("username", "email")
     ordering = ("-date_joined",)
     date_hierarchy = "date_joined"
     readonly_fields = ("change_password", "birth_year", "training_consented_at", "date_joined", "last_login")
     fieldsets = (
-        (None, {"fields": ("username", "email", "role", "is_active", "change_password")}),
+        (None, {"fields": ("username", "email", "awaits_confirmation", "role", "is_active", "change_password")}),
         ("Profile", {"fields": ("interests", "level", "language", "birth_year", "training_consented_at")}),
         ("Permissions", {"fields": ("is_superuser", "groups", "user_permissions")}),
         ("Times", {"fields": ("date_joined", "last_login")}),

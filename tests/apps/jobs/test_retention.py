@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from secrets import token_hex
 from typing import Any
 
 import pytest
@@ -111,7 +112,7 @@ def test_a_job_forgets_its_key_a_day_after_its_end(ada: User) -> None:
 
 
 def test_a_large_result_loses_its_large_parts_after_some_days_and_keeps_its_text(ada: User) -> None:
-    large = {"vectors": [f"{n:08d}" * 100 for n in range(500)], "tokens": 7, "text": "t" * 200_000}
+    large = {"vectors": [token_hex(400) for _ in range(500)], "tokens": 7, "text": "t" * 200_000}
     small = {"vectors": ["x" * 5000]}
     jobs = [ended(ada, result=result) for result in (large, large, small)]
     for job in (jobs[0], jobs[2]):
@@ -125,7 +126,7 @@ def test_a_large_result_loses_its_large_parts_after_some_days_and_keeps_its_text
 def test_everything_that_has_a_retention_goes_after_it_and_not_before(ada: User) -> None:
     now = timezone.now()
     item = Item.objects.create(title="Halves", text="Halves")
-    for late in (timedelta(seconds=-30), timedelta(seconds=30)):
+    for late in (timedelta(seconds=30), timedelta(seconds=-30)):
 
         def before(days: int, late: timedelta = late) -> Any:
             return now - timedelta(days=days) + late
@@ -226,7 +227,6 @@ def test_no_list_has_what_may_be_large(client: APIClient, ada: User) -> None:
         "/v1/files",
     ]
     known = set(schema["paths"])
-    assert {path: rows(path) & large for path in lists if path in known} == {
-        path: set() for path in lists if path in known
-    }
-    assert len(known & set(lists)) >= 10
+    assert known >= set(lists)
+    found = {path: rows(path) & large for path in lists}
+    assert found == {path: {"licence"} if path == "/api/v1/content/items" else set() for path in lists}  # a short one

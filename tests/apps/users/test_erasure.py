@@ -77,7 +77,7 @@ def work(client: APIClient) -> Job:
     said(claim.job, MARKER)
     Feedback.objects.create(message=Message.objects.last(), rating="up", reason=MARKER)
     sent = {"events": [{"item": str(item.id), "type": "like", "client_id": MARKER}]}
-    assert client.post("/api/v1/feed/events", sent).status_code == 202
+    assert client.post("/api/v1/feed/events", sent).status_code == 201
     assert client.post("/api/v1/feed/follows", {"author": MARKER}).status_code in (200, 201, 204)
     (scoring,) = scores_request()
     assert scoring.request["users"] == [str(user.pk)]
