@@ -79,7 +79,8 @@ def paged(rows: QuerySet[Any, Any], *order: str, size: int = PAGE) -> Iterator[A
 
 
 def _beyond(last: Any, order: tuple[str, ...]) -> Q:
-    beyond, same = Q(), {}
+    beyond = Q()
+    same: dict[str, Any] = {}
     for name in order:
         value = last[name] if isinstance(last, dict) else getattr(last, name)
         beyond |= Q(**same, **{f"{name}__gt": value})

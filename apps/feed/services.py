@@ -433,7 +433,7 @@ def foresight_store(*, user_id: UUID, adapter: str, values: dict[str, float]) ->
 # --- trends ---
 
 MANY, MOST = 3, 7  # learners, of fewer than whom nothing is a trend; and what one of them counts at most
-TREND_DAYS = timedelta(days=14)
+TREND_DAYS = 14
 TRENDS = """
 WITH done AS (
     SELECT item_id, user_id,
@@ -441,7 +441,7 @@ WITH done AS (
                          WHEN 'dwell' THEN least(coalesce(seconds, 0) / 60, 2) WHEN 'hide' THEN -3 ELSE 0 END
                * 0.5 ^ (extract(epoch FROM now() - at) / (3 * 86400))) AS sum,
            count(*) FILTER (WHERE type = 'impression') AS impressions
-    FROM feed_event WHERE at > now() - %(days)s GROUP BY item_id, user_id
+    FROM feed_event WHERE at > now() - %(days)s * interval '1 day' GROUP BY item_id, user_id
 ), counted AS (
     SELECT item_id, sum(impressions) AS impressions,
            CASE WHEN count(*) FILTER (WHERE sum > 0 AND counts) < %(many)s THEN 0
@@ -458,13 +458,13 @@ ON CONFLICT (item_id) DO UPDATE SET score = excluded.score, impressions = exclud
 @transaction.atomic
 def trends_count() -> None:
     """Count anew what learners of some standing take to; what nobody did anything with for two weeks has no trend."""
-    lately = Q(reader__events_at__gt=timezone.now() - TREND_DAYS)
+    lately = Q(reader__events_at__gt=timezone.now() - timedelta(days=TREND_DAYS))
     last = env.SIGNAL_ACCOUNT_EVENTS
     users_establish(active=lately & Exists(Event.objects.filter(user=OuterRef("pk"))[last - 1 : last]))
     with connection.cursor() as cursor:
         cursor.execute(
             "DELETE FROM feed_trend t WHERE NOT EXISTS "
-            "(SELECT 1 FROM feed_event e WHERE e.item_id = t.item_id AND e.at > now() - %s)",
+            "(SELECT 1 FROM feed_event e WHERE e.item_id = t.item_id AND e.at > now() - %s * interval '1 day')",
             [TREND_DAYS],
         )
         cursor.execute(TRENDS, {"many": MANY, "most": MOST, "days": TREND_DAYS})

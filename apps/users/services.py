@@ -16,6 +16,7 @@ from django.core.exceptions import ValidationError
 from django.core.mail import send_mail
 from django.db import IntegrityError, transaction
 from django.db.models import Q
+from django.db.models.expressions import Combinable
 from django.utils import timezone
 from knox.models import get_digest_token
 from knox.settings import knox_settings
@@ -185,7 +186,7 @@ def unconfirmed_erase(*, count: int = 100) -> int:
 # --- standing ---
 
 
-def users_establish(*, active: Q) -> int:
+def users_establish(*, active: Q | Combinable) -> int:
     """Note of the users for whom `active` holds, and whose account is old enough, that they count from now on where a
     signal takes several learners: who makes many accounts in a day makes no trend. Returns how many are new."""
     old = timezone.now() - timedelta(days=env.SIGNAL_ACCOUNT_DAYS)

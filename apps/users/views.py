@@ -173,6 +173,8 @@ class Me(AccountView):
 
 
 class MeExport(ApiView):
+    http_method_names = ["get", "options"]  # a HEAD would read it all
+
     @extend_schema(responses=OpenApiTypes.OBJECT)
     def get(self, request: AuthenticatedRequest) -> StreamingHttpResponse:
         """Everything that is kept of the caller, as one JSON file, which is read while it is sent."""

@@ -17,7 +17,7 @@ from lyo.stack import Stack
 from tests.flows.learner import Learner
 from tests.helpers import until
 
-PUBLIC = ("/api/v1/auth/register", "/api/v1/auth/login")
+PUBLIC = ("/api/v1/auth/register", "/api/v1/auth/login", "/api/v1/auth/confirm")
 JSON = {"Content-Type": "application/json"}
 SSE = {"Accept": "text/event-stream"}
 

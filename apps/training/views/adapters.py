@@ -18,7 +18,7 @@ from apps.common.pagination import CursorPagination
 from apps.common.serializers import RefusalSerializer
 from apps.common.streaming import streamed
 from apps.inference.models import Adapter, Route, RouteChange
-from apps.inference.selectors import route_change_list, route_get, route_list
+from apps.inference.selectors import adapter_list, route_change_list, route_get, route_list
 from apps.inference.services import route_complete, route_rollback
 from apps.jobs.selectors import job_accepted
 from apps.training.selectors import adapters as selectors
@@ -50,7 +50,7 @@ class AdapterListCreate(ListAPIView[Adapter], TrainingView):
     parser_classes = [MultiPartParser]
 
     def get_queryset(self) -> QuerySet[Adapter]:
-        return selectors.adapter_list(**self.queried(AdapterQuerySerializer))
+        return adapter_list(**self.queried(AdapterQuerySerializer)).defer("metrics", "licence")
 
     @extend_schema(parameters=[AdapterQuerySerializer])
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:

@@ -99,7 +99,7 @@ def raising(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-@pytest.mark.parametrize("error", [ValueError(SECRET), KeyError(SECRET), DataError(f"bad\nDETAIL: {SECRET}")])
+@pytest.mark.parametrize("kind", [ValueError, KeyError, DataError])
 def test_the_texts_of_exceptions_are_not_logged_but_where_they_came_from_is(
     lines: io.StringIO, kind: type[Exception], log_format: str
 ) -> None:
