@@ -198,7 +198,13 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "SCHEMA_PATH_PREFIX": "/(api/)?v1",
-    "ENUM_NAME_OVERRIDES": {"ContentStatusEnum": "apps.content.models.Status"},
+    "ENUM_NAME_OVERRIDES": {
+        "AdapterStateEnum": "apps.inference.selectors.AdapterState.ALL",
+        "ContentStatusEnum": "apps.content.models.Status",
+        "ExampleStateEnum": "apps.training.models.data.State",
+        "JobStateEnum": "apps.jobs.models.State",
+        "RunStatusEnum": "apps.training.models.RunState",
+    },
 }
 
 # --- Celery: every name here is an option that Celery knows (a test asserts it) ---

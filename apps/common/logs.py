@@ -9,6 +9,7 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+import psycopg
 import redis.exceptions
 import structlog
 from django.db import InterfaceError, OperationalError
@@ -16,7 +17,8 @@ from kombu.exceptions import OperationalError as BrokerError
 
 # Of servers, files and our own code; others say what they could not read, convert or find, and that may be anybody's.
 TELLING = (
-    *(OperationalError, InterfaceError, BrokerError, redis.exceptions.ConnectionError, redis.exceptions.TimeoutError),
+    *(OperationalError, InterfaceError, psycopg.OperationalError, BrokerError),
+    *(redis.exceptions.ConnectionError, redis.exceptions.TimeoutError),
     *(OSError, ImportError, AttributeError, NameError, TypeError, IndexError, ArithmeticError, MemoryError),
     *(RuntimeError, AssertionError),
 )

@@ -3,7 +3,7 @@ from rest_framework import serializers
 from apps.jobs.models import Job
 
 
-class JobSummarySerializer(serializers.ModelSerializer[Job]):
+class ListedJobSerializer(serializers.ModelSerializer[Job]):
     """A job in a list: without what came of it, which may be much."""
 
     queue_position = serializers.IntegerField(allow_null=True, help_text="1 is next; null once the job is not waiting.")
@@ -26,9 +26,9 @@ class JobSummarySerializer(serializers.ModelSerializer[Job]):
         read_only_fields = fields
 
 
-class JobSerializer(JobSummarySerializer):
+class JobSerializer(ListedJobSerializer):
     result = serializers.DictField(allow_null=True, help_text="What came of it; its fields depend on the kind.")
 
-    class Meta(JobSummarySerializer.Meta):
-        fields = (*JobSummarySerializer.Meta.fields, "result")
+    class Meta(ListedJobSerializer.Meta):
+        fields = (*ListedJobSerializer.Meta.fields, "result")
         read_only_fields = fields

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from apps.common.views import ApiView
 from apps.jobs import selectors, services, streams
 from apps.jobs.models import Job
-from apps.jobs.serializers import JobSerializer, JobSummarySerializer
+from apps.jobs.serializers import JobSerializer, ListedJobSerializer
 from apps.users.auth import AuthenticatedRequest
 
 OFFSET = re.compile("[0-9]{1,10}")
@@ -23,7 +23,7 @@ class JobList(ListAPIView[Job]):
     """The caller's jobs, newest first, without their results."""
 
     request: AuthenticatedRequest
-    serializer_class = JobSummarySerializer
+    serializer_class = ListedJobSerializer
 
     def get_queryset(self) -> QuerySet[Job]:
         return selectors.job_list_for_user(user=self.request.user).defer("request", "result")

@@ -179,7 +179,7 @@ def test_cancelling_an_ended_job_changes_nothing(sent: list[str]) -> None:
 
 def test_a_retried_job_starts_from_the_beginning(sent: list[str]) -> None:
     job = make()
-    services.job_finish(claim=claim(job), state=State.FAILED, error={"code": "x", "detail": "y"})
+    services.job_finish(claim=claim(job), state=State.FAILED, error={"code": "deadline_exceeded", "detail": "y"})
     assert services.job_retry(job=job) is True
     job.refresh_from_db()
     assert (job.state, job.error, job.finished_at, job.attempt) == (State.QUEUED, None, None, 1)
