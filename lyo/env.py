@@ -117,6 +117,7 @@ LONGEST_TOKEN = env.int(
     "LYO_LONGEST_TOKEN", 48, validate=FROM_1
 )  # bytes of UTF-8 that a token of the model stands for at most, by which the web tells what can never fit
 KV_CACHE_MB = env.int("LYO_KV_CACHE_MB", 2048)  # bounds the tokens in flight; a request that can never fit is refused
+KV_IDLE_S = env.float("LYO_KV_IDLE_S", 600.0, validate=FROM_0)  # without a request, after which it is given back
 MAX_BATCH = env.int(
     "LYO_MAX_BATCH", 32, validate=FROM_1
 )  # requests that are generated side by side, here or by the remote server

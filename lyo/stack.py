@@ -184,7 +184,10 @@ class Stack:
                 *(*WORKER, "--hostname=generate@%h", "--queues=generate,embed,evaluate,score,understand"),
                 "--include=workers.tasks.generate,workers.tasks.embed,workers.tasks.evaluate,workers.tasks.compare,"
                 "workers.tasks.enrich,workers.tasks.feed,workers.tasks.foresee,workers.tasks.imports,workers.tasks.understand",
-                extra={"GOMP_SPINCOUNT": "5000"},  # torch's threads share the cores: they may wait awake for µs only
+                extra={
+                    "GOMP_SPINCOUNT": "5000",  # torch's threads share the cores: they may wait awake for µs only
+                    "MALLOC_ARENA_MAX": "2",  # else each of sixty threads keeps what it freed for itself
+                },
             ),
             process(
                 "train",  # behind the tutor where they share cores

@@ -52,13 +52,13 @@ class LeasedScheduler(DatabaseScheduler):  # type: ignore[misc] # it has no type
         try:
             redis.broker().eval(RESIGN, 1, KEY, self._name)
         except RedisError as error:
-            logger.warning("the lease on the schedule runs out", error=str(error))
+            logger.warning("the lease on the schedule runs out", error=error)
 
     def _leads(self) -> bool:
         try:
             leads = bool(redis.broker().eval(LEAD, 1, KEY, self._name, LEASE_MS))
         except RedisError as error:  # nothing can be sent either
-            logger.warning("the broker does not answer", error=str(error))
+            logger.warning("the broker does not answer", error=error)
             return False
         if leads and not self._leading:
             logger.info("this beat sends")

@@ -1,7 +1,10 @@
 """What is counted of jobs, beside what Postgres knows of them at any time."""
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 INTERRUPTIONS = Counter(
     "lyo_jobs_interrupted", "Jobs taken from a worker that died, or whose lease was lost.", ["kind", "reason"]
+)
+RESIDENT = Gauge(
+    "lyo_process_resident_bytes", "Memory of a worker or of beat.", ["process"], multiprocess_mode="livesum"
 )

@@ -1,9 +1,11 @@
 """A Celery process's end of the process that watches it (`apps.jobs.heartbeat`): workers and beat have one each.
 
 It renews the leases of jobs, and ends this process where it stands still: its interpreter, the engine's step, the
-consumption of its queues, beat's ticks. Whatever started this process then starts it again.
+consumption of its queues, beat's ticks. Whatever started this process then starts it again. The thread that talks to it
+also watches this process's memory.
 """
 
+import ctypes
 import json
 import subprocess
 import sys
@@ -13,12 +15,14 @@ from collections.abc import Callable, Collection
 from typing import Any
 from uuid import UUID
 
+import psutil
 import structlog
 from celery.signals import beat_init, task_received, worker_ready
 from django.db import connection
 from redis.exceptions import RedisError
 
 from apps.common import redis
+from apps.jobs.metrics import RESIDENT
 from apps.jobs.pools import POOLS, messages_held
 from lyo import env
 
@@ -27,6 +31,7 @@ logger = structlog.get_logger(__name__)
 TICK_S = 1.0  # how often the watching process is told that this one runs
 RESTART_S = 0.2
 LOOK_S = 5.0  # between two looks at the queues
+TRIM_S = 60.0  # between two returns of freed memory to the system, which glibc does not do by itself
 CONNECTION = ("host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey")
 
 
@@ -108,9 +113,27 @@ class Heartbeat:
             stalled_s = max((probe() for probe in tuple(self._probes)), default=0.0)
             with self._lock:
                 self._tell(f"alive {stalled_s:.1f}")
+            memory.look()
             time.sleep(TICK_S)
 
 
+class Memory:
+    """The memory of this process, for Prometheus; what was freed goes back to the system from time to time."""
+
+    def __init__(self) -> None:
+        self.name = "beat"  # until a worker says otherwise
+        self._process = psutil.Process()
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        self._trimmed_at = time.monotonic()
+
+    def look(self) -> None:
+        if self._trim and time.monotonic() - self._trimmed_at > TRIM_S:
+            self._trimmed_at = time.monotonic()
+            self._trim(0)
+        RESIDENT.labels(self.name).set(self._process.memory_info().rss)
+
+
+memory = Memory()
 heartbeat = Heartbeat()
 
 
@@ -145,6 +168,7 @@ class Consumption:
 
 @worker_ready.connect
 def watch_worker(sender: Any, **_: Any) -> None:
+    memory.name = str(sender.hostname)
     consumption = Consumption([queue.name for queue in sender.task_consumer.queues], sender.pool.limit)
     task_received.connect(consumption.moved, weak=False)
     heartbeat.watch(consumption.stalled_s)

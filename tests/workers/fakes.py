@@ -106,7 +106,9 @@ class FakeModel:
         return torch.nn.functional.one_hot(states[:, 0].long(), VOCABULARY) * 100.0
 
 
-def fake_engine(model: FakeModel | None = None, batch_limit: int = 4, context_tokens: int = 4096) -> LocalEngine:
+def fake_engine(
+    model: FakeModel | None = None, batch_limit: int = 4, context_tokens: int = 4096, idle_s: float | None = None
+) -> LocalEngine:
     model = model or FakeModel()
     return LocalEngine(
         model,
@@ -115,4 +117,5 @@ def fake_engine(model: FakeModel | None = None, batch_limit: int = 4, context_to
         capacity=model.capacity,
         context_tokens=context_tokens,
         batch_limit=batch_limit,
+        idle_s=idle_s,
     )

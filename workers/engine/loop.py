@@ -58,8 +58,13 @@ class LocalEngine:
         adapters: Adapters | None = None,
         grammars: Grammars | None = None,
         numerics: str = "float32",
+        idle_s: float | None = None,
     ) -> None:
-        """capacity: of the cache, in tokens. numerics: a name for people, of what the model computes in."""
+        """capacity: of the cache, in tokens. numerics: a name for people, of what the model computes in.
+
+        idle_s: after so long without work the cache's memory is given back; None: never.
+        """
+        self._idle_s = idle_s
         self.numerics = numerics
         self._model = model
         self._token_bytes = token_bytes
@@ -93,6 +98,7 @@ class LocalEngine:
         max_adapters: int = 8,
         adapters_mb: int = 512,
         max_lora_rank: int = 64,
+        idle_s: float | None = None,
     ) -> "LocalEngine":
         """An engine over a loaded model, which it takes over."""
         context_tokens = min(context_tokens, loaded.context_tokens)
@@ -129,6 +135,7 @@ class LocalEngine:
             adapters=adapters,
             grammars=Grammars(loaded.tokenizer.token_bytes, loaded.tokenizer.encode, model.vocabulary, loaded.stop_ids),
             numerics=model.numerics,
+            idle_s=idle_s,
         )
 
     # --- from any thread ---
@@ -233,7 +240,10 @@ class LocalEngine:
                 worked = self.step()
                 self._step_began = None
                 if not worked:
-                    self._news.wait()
+                    if not self._news.wait(self._idle_s):
+                        self._cache.clear()
+                        self._counts["kv_retained_tokens"] = 0
+                        self._news.wait()
                     self._news.clear()
         finally:  # a panic in a library's Rust, too, must leave nobody waiting
             if not self._closed:

@@ -76,6 +76,7 @@ def local_runtime() -> Runtime:
             max_adapters=env.MAX_ADAPTERS,
             adapters_mb=env.ADAPTERS_MB,
             max_lora_rank=env.MAX_LORA_RANK,
+            idle_s=env.KV_IDLE_S,
         )
         return loaded, engine, device
 

@@ -1,14 +1,18 @@
 """The engine's promises, on a fake model: who runs when, and how every request ends."""
 
 import time
+from collections.abc import Sequence
 from itertools import product
 from threading import Event
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from tests.helpers import until
 from tests.workers.conftest import run
 from tests.workers.fakes import STOP_ID, VOCABULARY, FakeModel, answer, fake_engine, next_token, text
+from workers.engine.attention import Read
 from workers.engine.cache import RowCache
 from workers.protocols import Delta, EngineCrashed, EngineStopped, GenerateRequest, Refused, Sampling, ScoreRequest
 
@@ -309,6 +313,39 @@ def test_a_model_that_fails_again_and_again_ends_the_engine() -> None:
     assert broken.wait(5)
     with pytest.raises(EngineStopped):
         engine.submit(request(), ignore)
+
+
+def test_an_idle_engine_gives_the_memory_of_its_cache_back_and_answers_as_before() -> None:
+    model = FakeModel()
+    engine = fake_engine(model, idle_s=0.05)
+    engine.start()
+    first = engine.submit(request(), ignore).wait(5)
+    until(lambda: not any(model.storage.arenas.values()))
+    assert engine.stats().kv_retained_tokens == 0
+    assert engine.submit(request(), ignore).wait(5) == first
+    engine.close()
+
+
+def test_the_step_under_way_is_timed_so_that_one_without_end_is_seen() -> None:
+    model, stuck, go_on = FakeModel(), Event(), Event()
+    forward = model.forward
+
+    def hang(reads: Sequence[Read]) -> Tensor:
+        stuck.set()
+        go_on.wait(5)
+        return forward(reads)
+
+    model.forward = hang
+    engine = fake_engine(model)
+    assert engine.stats().step_seconds == 0
+    engine.start()
+    handle = engine.submit(request(), ignore)
+    assert stuck.wait(5)
+    until(lambda: engine.stats().step_seconds > 0.1)
+    go_on.set()
+    handle.wait(5)
+    until(lambda: engine.stats().step_seconds == 0)
+    engine.close()
 
 
 def test_what_does_not_fit_beside_the_others_waits_and_is_not_overtaken() -> None:
