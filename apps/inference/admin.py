@@ -23,7 +23,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget
 
 from apps.common.formats import duration
 from apps.inference.models import Route, RouteChange
-from apps.inference.selectors import canary_test, engine_list
+from apps.inference.selectors import believed, canary_test, engine_list, routes_seen
 from apps.inference.services import route_complete, route_rollback
 
 SHORT_DIGEST = 12
@@ -65,7 +65,10 @@ class RouteChangeInline(TabularInline):
 
 
 class ReasonForm(BaseDialogForm):
+    """Keeps how the route was when the dialog was opened: of two who decide at once, the second is told."""
+
     reason = forms.CharField(max_length=1000, required=False, widget=UnfoldAdminTextInputWidget)
+    seen = forms.JSONField(required=False, widget=forms.HiddenInput, initial=routes_seen)
 
 
 def _asks(title: str, description: str, button: str) -> ActionDialog:
@@ -127,7 +130,13 @@ class RouteAdmin(ModelAdmin):
     ) -> HttpResponse:
         route = Route.objects.get(id=object_id)
         try:
-            change(task=route.task, subject=route.subject, user=request.user, reason=form.cleaned_data["reason"])
+            change(
+                task=route.task,
+                subject=route.subject,
+                user=request.user,
+                reason=form.cleaned_data["reason"],
+                believed=believed(form.cleaned_data["seen"], task=route.task, subject=route.subject),
+            )
             self.message_user(request, f"{route} was {done}.", messages.SUCCESS)
         except APIException as refusal:
             self.message_user(request, str(refusal.detail), messages.ERROR)

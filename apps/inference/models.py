@@ -6,6 +6,7 @@ from django.conf import settings
 from django.core.validators import RegexValidator
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 from apps.common.constants import Subject, Task
 from apps.common.models import TimestampedModel
@@ -72,7 +73,7 @@ class Route(TimestampedModel):
             (with a share)          |
        ^----------------------------+  rollback: asked for, or by the sequential test
 
-    Without a canary, promotion goes straight to live, and rollback to what was live before.
+    Without a canary, promotion goes straight to live, and rollback to what was live before: never to the base model.
     Only `inference.services` writes it, each time with a `RouteChange`.
     """
 
@@ -138,15 +139,26 @@ class RouteChange(models.Model):
 
 
 class Outcome(models.Model):
-    """How an answer that a route gave turned out. It tells nothing of whose it was, and outlives their account."""
+    """How an answer that a route gave turned out. It tells nothing of whose it was, and outlives their account.
+
+    What has been counted stays as it is: see `apps.inference.sequential`.
+    """
 
     job_id = models.UUIDField(primary_key=True)
+    voter = models.CharField(
+        max_length=64,
+        blank=True,
+        default="",
+        help_text="Keyed hash of whose it was, who counts once; empty: not counted.",
+    )
     task = models.CharField(max_length=20, choices=Task.choices)
     subject = models.CharField(max_length=20, choices=Subject.choices, blank=True)
     adapter = models.CharField(max_length=16, blank=True, help_text="Its digest; empty: the base model.")
-    failed = models.BooleanField()
-    thumb_up = models.BooleanField(null=True, blank=True)
+    failed = models.BooleanField(help_text="By the fault of the model or the adapter.")
+    thumb_up = models.BooleanField(null=True, blank=True, help_text="As it was first given.")
     asked_at = models.DateTimeField()
+    recorded_at = models.DateTimeField(default=timezone.now)
+    rated_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         indexes = [models.Index(fields=["task", "adapter", "asked_at"], name="outcome_of_arm")]

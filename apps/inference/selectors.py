@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -25,6 +25,7 @@ from lyo import env
 ENGINE_KEY = "lyo:engine:"  # then the worker's name and process: where the cache server has its engine's last report
 ADAPTER_NAME = re.compile(rf"[^@]+@({DIGEST})")
 ADAPTERS_LISTED = 200  # in /v1/models, which has no pages; an older one can still be named
+Believed = Mapping[str, str | None]  # by the caller, of a route: names of its `live` and `canary`, or of one of them
 MOST_EVIDENCE = 700.0  # its exponential is the most that a float holds
 
 
@@ -129,6 +130,27 @@ def route_get(*, task: str, subject: str = "") -> Route:
     return route
 
 
+def route_state(route: Route) -> dict[str, Any]:
+    return {
+        "live": route.live and route.live.name,
+        "canary": route.canary and route.canary.name,
+        "canary_share": route.canary_share,
+    }
+
+
+def routes_seen() -> dict[str, dict[str, Any]]:
+    """How all routes are, to be kept with a form until it is sent: `believed` then says what its sender had seen."""
+    return {f"{route.task}/{route.subject}": route_state(route) for route in route_list()}
+
+
+def believed(seen: Any, *, task: str, subject: str = "") -> Believed | None:
+    """seen: what came back of `routes_seen`, if anything did."""
+    if not isinstance(seen, dict):
+        return None
+    state = seen.get(f"{task}/{subject}")
+    return {place: state.get(place) if isinstance(state, dict) else None for place in ("live", "canary")}
+
+
 def route_change_list(*, route: Route) -> QuerySet[RouteChange]:
     """What was done to a route, newest first."""
     return route.changes.select_related("user").order_by("-id")
@@ -202,8 +224,8 @@ def canary_test(route: Route) -> dict[str, Any] | None:
     e-value) and the `threshold` at which that is believed: then it is `worse`. The chance that a canary which keeps to
     the margins is ever found worse is LYO_CANARY_ALPHA at most.
 
-    A canary that has all users is measured by what live did before, and by the ceilings: should all answers begin to
-    fail then, whoever is to blame, it is rolled back.
+    A canary that has all users is measured by what live did before, and by the ceilings: should most people's answers
+    begin to fail then, it is rolled back.
     """
     if route.canary is None or route.canary_started_at is None:
         return None
@@ -236,23 +258,26 @@ def _tested(measure: Measure, live: Arm, canary: Arm, alpha: float, alone: bool)
 
 
 def _arms(route: Route, live: Adapter | None, canary: Adapter, since: datetime) -> dict[str, tuple[Arm, Arm]]:
-    """By measure, the outcomes of live and of the canary for what was asked since the canary began."""
-    digests = [live.digest if live else "", canary.digest]
+    """By measure, the people who were answered by live and by the canary, of what was asked since the canary began."""
     live_since = since - BASELINE if route.canary_share == 1 else since
-    asked = Q(adapter=digests[0], asked_at__gte=live_since) | Q(adapter=digests[1], asked_at__gte=since)
-    outcomes = Outcome.objects.filter(asked, task=route.task, **({"subject": route.subject} if route.subject else {}))
-    rows = outcomes.values_list("adapter").annotate(
-        answers=Count("pk"),
-        failures=Count("pk", filter=Q(failed=True)),
-        rated=Count("thumb_up"),
-        down=Count("pk", filter=Q(thumb_up=False)),
-    )
-    counts = {adapter: counts for adapter, *counts in rows}
-    of_live, of_canary = (counts.get(digest, (0, 0, 0, 0)) for digest in digests)
+    asked = ((live.digest if live else "", live_since), (canary.digest, since))
+    outcomes = Outcome.objects.filter(task=route.task, **({"subject": route.subject} if route.subject else {}))
+    of_live, of_canary = (outcomes.filter(adapter=digest, asked_at__gte=start) for digest, start in asked)
+    rated_of_live, rated_of_canary = (rows.exclude(thumb_up=None) for rows in (of_live, of_canary))
     return {
-        "failed": (Arm(*of_live[:2]), Arm(*of_canary[:2])),
-        "thumbs_down": (Arm(*of_live[2:]), Arm(*of_canary[2:])),
+        "failed": (_people(of_live, "recorded_at", failed=True), _people(of_canary, "recorded_at", failed=True)),
+        "thumbs_down": (
+            _people(rated_of_live, "rated_at", thumb_up=False),
+            _people(rated_of_canary, "rated_at", thumb_up=False),
+        ),
     }
+
+
+def _people(outcomes: QuerySet[Outcome], at: str, **bad: bool) -> Arm:
+    """Each person once, by their first outcome at the time `at`."""
+    first = outcomes.exclude(voter="").order_by("voter", at, "job_id").distinct("voter")
+    counted = Outcome.objects.filter(pk__in=first.values("pk"))
+    return Arm(**counted.aggregate(n=Count("pk"), bad=Count("pk", filter=Q(**bad))))
 
 
 # --- engines ---

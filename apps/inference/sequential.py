@@ -4,6 +4,12 @@ The likelihood of an arm's outcomes, averaged over all rates, divided by that un
 mean 1, and so is the product of both arms', in whatever order their outcomes come. Its least value over all rates that
 a hypothesis allows therefore exceeds 1 / alpha at any time with a probability of alpha at most (Ville's inequality).
 Mixtures: Howard et al., arXiv:1810.08240; two arms: Turner, Ly and Grünwald, arXiv:2106.02693.
+
+That holds for outcomes that are independent draws at one rate, each fixed once it is counted. The answers of one person
+are not: who asks a hundred times meets the same trouble a hundred times. So the draw is a person, and its value is that
+of the first outcome that they had of an arm. Later ones add nothing and change nothing: neither how much somebody asks
+nor when we look decides what is counted. An outcome that says nothing of the model (the caller's own error, a deadline,
+a lack of room) is left out of both arms alike: the rate is one among answers that could have been given.
 """
 
 from collections.abc import Callable

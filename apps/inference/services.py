@@ -9,6 +9,7 @@ import structlog
 from django.db import transaction
 from django.db.models import Min
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 from rest_framework.exceptions import NotFound
 
 from apps.common.errors import Conflict, TooManyRequests
@@ -17,7 +18,7 @@ from apps.common.throttles import GenerationThrottle
 from apps.common.tokens import require_room
 from apps.inference.metrics import ANSWERS, BASE, THUMBS
 from apps.inference.models import Adapter, Outcome, Route, RouteChange
-from apps.inference.selectors import ServedModel, canary_test, routed
+from apps.inference.selectors import Believed, ServedModel, adapter_live, canary_test, route_state, routed
 from apps.jobs.dispatch import ROUTES
 from apps.jobs.models import Job, State
 from apps.jobs.services import job_admit, job_create, job_find_repeat
@@ -47,7 +48,8 @@ def adapter_add(
     licence: str = "",
     size: int = 0,
 ) -> Adapter:
-    """Enter an adapter whose folder is kept under its digest; the same weights are the adapter that is there.
+    """Enter an adapter whose folder is kept under its digest; the same weights are the adapter that is there, of which
+    what is said last of task, subject and licence holds.
 
     Weights that were marked because their data were erased, and have been learnt again without those, lose the mark.
     """
@@ -64,6 +66,11 @@ def adapter_add(
         "size": size,
     }
     adapter, made = Adapter.objects.get_or_create(digest=digest, defaults=fields)
+    said = {name: value for name, value in (("task", task), ("subject", subject), ("licence", licence)) if value}
+    if not made and any(getattr(adapter, name) != value for name, value in said.items()):
+        for name, value in said.items():
+            setattr(adapter, name, value)
+        adapter.save(update_fields=[*said, "updated_at"])
     if not made and adapter.erased_at and dataset_version != adapter.dataset_version:
         adapter.dataset_version, adapter.erased_at = dataset_version, None
         adapter.save(update_fields=["dataset_version", "erased_at", "updated_at"])
@@ -84,18 +91,19 @@ def route_promote(
     reason: str = "",
     evaluation_id: UUID | None = None,
     overridden: Iterable[str] = (),
+    believed: Believed | None = None,
 ) -> Route:
     """Make an adapter live, or with a share the canary; the share of a running canary can be changed so too.
 
-    Raises `Conflict` for an adapter that is erased or of another model, for one that is live, and while another one is
-    the canary. Whether it is good enough, its caller has found out.
+    Raises `Conflict` for an adapter that is erased or of another model, for one that is live, while another one is the
+    canary, and as `_locked` does. Whether it is good enough, its caller has found out.
     """
     if not adapter.is_servable:
         problem = "Its data were erased." if adapter.erased_at else f"It was made for {adapter.base_model}."
         raise Conflict(f"{problem} It cannot be served.", code="not_servable")
     Route.objects.get_or_create(task=task, subject=subject)
-    route = _locked(task, subject)
-    before = _state(route)
+    route = _locked(task, subject, believed)
+    before = route_state(route)
     if route.canary_id not in (None, adapter.id):
         raise Conflict(f"{route.canary} is the canary: complete it, or roll it back.", code="canary_running")
     if route.live_id == adapter.id:
@@ -111,32 +119,37 @@ def route_promote(
 
 
 @transaction.atomic
-def route_complete(*, task: str, subject: str = "", user: User | None = None, reason: str = "") -> Route:
-    """Make the canary live. Raises `NotFound` for an unknown route, `Conflict` without a canary that can be served."""
-    route = _locked(task, subject)
+def route_complete(
+    *, task: str, subject: str = "", user: User | None = None, reason: str = "", believed: Believed | None = None
+) -> Route:
+    """Make the canary live. Raises `Conflict` without a canary that can be served, and as `_locked` does."""
+    route = _locked(task, subject, believed)
     if route.canary is None:
         raise Conflict("There is no canary.", code="no_canary")
     if not route.canary.is_servable:
         raise Conflict("The canary cannot be served any more: roll it back.", code="not_servable")
-    before, test = _state(route), canary_test(route)
+    before, test = route_state(route), canary_test(route)
     _set(route, live=route.canary)
     return _recorded(route, Action.COMPLETE, before, user=user, reason=reason, test=test)
 
 
 @transaction.atomic
-def route_rollback(*, task: str, subject: str = "", user: User | None = None, reason: str = "") -> Route:
+def route_rollback(
+    *, task: str, subject: str = "", user: User | None = None, reason: str = "", believed: Believed | None = None
+) -> Route:
     """End the canary, or without one go back to what was live before and can still be served.
 
-    Raises `NotFound` for an unknown route, and `Conflict` where nothing was live before.
+    A subject's route goes back to its task's where that has a live one; none goes back to the base model. Raises
+    `Conflict` where nothing was live before, and as `_locked` does.
     """
-    route = _locked(task, subject)
-    before, test = _state(route), canary_test(route)
+    route = _locked(task, subject, believed)
+    before, test = route_state(route), canary_test(route)
     if route.canary:
         _set(route, live=route.live)
     elif route.live:
         _set(route, live=_live_before(route))
     else:
-        raise Conflict("No adapter is live, and none is the canary.", code="nothing_to_roll_back")
+        raise _nothing_before("No adapter is live, and none is the canary.")
     return _recorded(route, Action.ROLLBACK, before, user=user, reason=reason, test=test)
 
 
@@ -153,19 +166,27 @@ def _canary_watch(task: str, subject: str) -> Route | None:
     worse = [name for name, measure in test["measures"].items() if measure["worse"]] if test else []
     if not worse:
         return None
-    before = _state(route)
+    before = route_state(route)
     _set(route, live=route.live)
     logger.warning("a canary was rolled back", route=str(route), canary=before["canary"], worse=worse)
     reason = f"Worse than live beyond the margin: {', '.join(worse)}."
     return _recorded(route, Action.AUTOMATIC_ROLLBACK, before, reason=reason, test=test)
 
 
-def _locked(task: str, subject: str) -> Route:
-    """The route, whose other writers wait until the transaction ends."""
+def _locked(task: str, subject: str, believed: Believed | None = None) -> Route:
+    """The route, whose other writers wait until the transaction ends.
+
+    Raises `NotFound` for an unknown one, and `Conflict` (`route_changed`) where it is not as the caller believes.
+    """
     # Without its adapters: who waited for the row would get them as they were before.
     route = Route.objects.select_for_update().filter(task=task, subject=subject).first()
     if route is None:
         raise NotFound
+    state = route_state(route)
+    for place, name in (believed or {}).items():
+        if state[place] != name:
+            detail = f"{state[place] or 'Nothing'} is {place}, not {name or 'nothing'}: it was changed meanwhile."
+            raise Conflict(detail, code="route_changed", extra={"live": state["live"], "canary": state["canary"]})
     return route
 
 
@@ -177,21 +198,18 @@ def _set(route: Route, live: Adapter | None, **canary: Any) -> None:
     route.save()
 
 
-def _state(route: Route) -> dict[str, Any]:
-    return {
-        "live": route.live and route.live.name,
-        "canary": route.canary and route.canary.name,
-        "canary_share": route.canary_share,
-    }
-
-
 def _recorded(route: Route, action: str, before: dict[str, Any], **why: Any) -> Route:
-    RouteChange.objects.create(route=route, action=action, before=before, after=_state(route), **why)
+    RouteChange.objects.create(route=route, action=action, before=before, after=route_state(route), **why)
     return route
 
 
+def _nothing_before(detail: str) -> Conflict:
+    return Conflict(detail, code="nothing_to_roll_back")
+
+
 def _live_before(route: Route) -> Adapter | None:
-    """What was live before the present one. Promotions nest: each that was rolled back is as if it had not been."""
+    """What was live before the present one; None is the task's, of a subject's route. Promotions nest: each that was
+    rolled back is as if it had not been. Raises `Conflict` where only the base model is left."""
     lives: list[str | None] = []
     for action, before, after in route.changes.order_by("id").values_list("action", "before", "after"):
         if action in (Action.PROMOTE, Action.COMPLETE):
@@ -201,40 +219,56 @@ def _live_before(route: Route) -> Adapter | None:
                 pass
     adapters = Adapter.objects.in_bulk([name for name in lives if name], field_name="name")
     for name in reversed(lives):
-        if name is None or adapters[name].is_servable:
-            return adapters[name] if name else None
-    return None
+        if name is not None and (adapter := adapters.get(name)) and adapter.is_servable:
+            return adapter
+        if name is None and route.subject and adapter_live(task=route.task):
+            return None
+    raise _nothing_before(f"Before {route.live} nothing was live that can be served: promote another.")
 
 
 # --- outcomes ---
 
 
+# Codes of FAILED jobs that only the adapter can be blamed for; others are the caller's own, or the machine's.
+ADAPTERS_FAULT = ("adapter_not_found", "adapter_refused")
+
+
 def outcome_record(job: Job) -> dict[str, Any]:
-    """When a job ends whose answerer a route picked, in the same transaction: count it. One that is repeated, once."""
+    """When a job ends whose answerer a route picked, in the same transaction: note how. One that is repeated stays as
+    it ended first; what was cancelled, or failed by the caller's fault or the machine's, says nothing."""
     if "task" in job.request and job.state != State.CANCELLED:
-        outcome = Outcome(
-            job_id=job.id,
-            task=job.request["task"],
-            subject=job.request["subject"],
-            adapter=(job.request["adapter"] or "").rpartition("@")[2],
-            failed=job.state != State.SUCCEEDED,
-            asked_at=job.created_at,
-        )
-        Outcome.objects.bulk_create(
-            [outcome], update_conflicts=True, unique_fields=["job_id"], update_fields=["failed"]
-        )
-        labels = (outcome.task, outcome.adapter or BASE, job.state)
+        adapter = (job.request["adapter"] or "").rpartition("@")[2]
+        failed = job.state == State.ERRORED or (job.error or {}).get("code") in ADAPTERS_FAULT
+        if failed or job.state == State.SUCCEEDED:
+            outcome = Outcome(
+                job_id=job.id,
+                voter=_voter(job),
+                task=job.request["task"],
+                subject=job.request["subject"],
+                adapter=adapter,
+                failed=failed,
+                asked_at=job.created_at,
+            )
+            Outcome.objects.bulk_create([outcome], ignore_conflicts=True)
+        labels = (job.request["task"], adapter or BASE, job.state)
         transaction.on_commit(lambda: ANSWERS.labels(*labels).inc())
     return {}
 
 
+def _voter(job: Job) -> str:
+    """Who counts once: the same for all of a user's answers, and without our key nobody's."""
+    return salted_hmac("inference.outcome", str(job.user_id), algorithm="sha256").hexdigest() if job.user_id else ""
+
+
 def outcome_rate(*, job_id: UUID, thumb_up: bool | None) -> None:
-    """Note what the user thought of an answer, None where they take it back."""
-    outcome = Outcome.objects.filter(job_id=job_id).first()
-    if outcome and outcome.thumb_up != thumb_up:
-        Outcome.objects.filter(job_id=job_id).update(thumb_up=thumb_up)
-        if thumb_up is not None:
-            THUMBS.labels(outcome.task, outcome.adapter or BASE, "up" if thumb_up else "down").inc()
+    """Note what the user thought of an answer. The first thumb counts: one that is changed or taken back later (None)
+    has been looked at."""
+    if thumb_up is None:
+        return
+    unrated = Outcome.objects.filter(job_id=job_id, thumb_up=None)
+    if unrated.update(thumb_up=thumb_up, rated_at=timezone.now()):
+        outcome = Outcome.objects.get(job_id=job_id)
+        THUMBS.labels(outcome.task, outcome.adapter or BASE, "up" if thumb_up else "down").inc()
 
 
 def outcome_delete_expired() -> int:

@@ -17,7 +17,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from apps.common.constants import Subject, Task
 from apps.inference.models import Adapter
-from apps.inference.selectors import AdapterState
+from apps.inference.selectors import AdapterState, believed, routes_seen
 from apps.training.admin.data import ReadOnly
 from apps.training.models import Evaluation
 from apps.training.selectors import adapters as selectors
@@ -73,6 +73,7 @@ class PromoteForm(BaseDialogForm):
         help_text="Why, although the gate holds it back. This is recorded.",
         widget=UnfoldAdminTextInputWidget,
     )
+    seen = forms.JSONField(required=False, widget=forms.HiddenInput, initial=routes_seen)
 
 
 @admin.register(Adapter)
@@ -123,8 +124,9 @@ class AdapterAdmin(ReadOnly, ModelAdmin):
     def promote(self, request: Any, form: PromoteForm, object_id: UUID) -> HttpResponse:
         adapter = selectors.adapter_get(adapter_id=object_id)
         asked = {name: value for name, value in form.cleaned_data.items() if not name.startswith("_")}
+        known = believed(asked.pop("seen"), task=asked["task"], subject=asked["subject"])
         try:
-            route = services.adapter_promote(adapter=adapter, user=request.user, **asked)
+            route = services.adapter_promote(adapter=adapter, user=request.user, believed=known, **asked)
             self.message_user(request, f"{adapter} is on the route {route}.", messages.SUCCESS)
         except APIException as refusal:
             self.message_user(request, str(refusal.detail), messages.ERROR)

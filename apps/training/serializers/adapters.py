@@ -89,7 +89,22 @@ class JobAcceptedSerializer(serializers.Serializer[Any]):
     events = serializers.CharField()
 
 
-class AdapterPromoteSerializer(StrictSerializer):
+class BelievedSerializer(StrictSerializer):
+    """The state in which the caller believes the route: if it is another, 409, and nothing is changed."""
+
+    if_live = serializers.CharField(
+        max_length=200, required=False, allow_null=True, help_text="Name of the live adapter; null: none."
+    )
+    if_canary = serializers.CharField(
+        max_length=200, required=False, allow_null=True, help_text="Name of the canary; null: none."
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        believed = {place: attrs.pop(f"if_{place}") for place in ("live", "canary") if f"if_{place}" in attrs}
+        return {**attrs, "believed": believed}
+
+
+class AdapterPromoteSerializer(BelievedSerializer):
     task = serializers.ChoiceField(choices=Task.choices)
     subject = serializers.ChoiceField(**ANY_SUBJECT, help_text="Empty: all that have no route of their own.")
     canary_share = FiniteField(
@@ -109,13 +124,13 @@ class RouteQuerySerializer(serializers.Serializer[Any]):
     subject = serializers.ChoiceField(**ANY_SUBJECT, help_text="Empty: the task's own route.")
 
 
-class RouteChangeCreateSerializer(StrictSerializer):
+class RouteChangeCreateSerializer(BelievedSerializer):
     subject = serializers.ChoiceField(**ANY_SUBJECT, help_text="Empty: the task's own route.")
     reason = serializers.CharField(max_length=1000, default="", allow_blank=True)
 
 
 class ArmSerializer(serializers.Serializer[Any]):
-    n = serializers.IntegerField(help_text="Outcomes.")
+    n = serializers.IntegerField(help_text="People; each counts once, by the first outcome that they had.")
     bad = serializers.IntegerField()
     rate = serializers.FloatField(allow_null=True)
 

@@ -12,6 +12,7 @@ from apps.common.errors import Conflict
 from apps.common.parsers import loads
 from apps.inference import store
 from apps.inference.models import Adapter, Route
+from apps.inference.selectors import Believed
 from apps.inference.services import route_promote
 from apps.jobs.models import Job
 from apps.jobs.services import job_create
@@ -33,6 +34,7 @@ def adapter_promote(
     canary_share: float | None = None,
     user: User | None = None,
     override_reason: str = "",
+    believed: Believed | None = None,
 ) -> Route:
     """Make an adapter live, or with a share the canary, if the gate has let it through.
 
@@ -52,6 +54,7 @@ def adapter_promote(
         reason=override_reason,
         evaluation_id=evaluation.id if evaluation else None,
         overridden=failures,
+        believed=believed,
     )
 
 

@@ -67,19 +67,59 @@ def test_promotions_nest_and_rollbacks_take_them_back_one_by_one(learner: User) 
     for made in (a, b, a):
         promote(made)
         assert live_name() == made.name
-    for name in (b.name, a.name, None):
+    for name in (b.name, a.name):
         rollback()
         assert live_name() == name
     assert refusal(rollback) == "nothing_to_roll_back"
     promote(c, user=learner, reason="better", evaluation_id=uuid4())
     last = RouteChange.objects.first()
-    assert (last.action, last.before["live"], last.after["live"]) == ("promote", None, c.name)
+    assert (last.action, last.before["live"], last.after["live"]) == ("promote", a.name, c.name)
     assert (last.user, last.reason) == (learner, "better")
     assert [change.action for change in RouteChange.objects.order_by("id")] == [
         *["promote"] * 3,
-        *["rollback"] * 3,
+        *["rollback"] * 2,
         "promote",
     ]
+
+
+def test_rolling_back_again_and_again_never_leaves_learners_with_the_base_model() -> None:
+    a, b = adapter("a"), adapter("b")
+    promote(a)
+    assert refusal(rollback) == "nothing_to_roll_back"
+    promote(b)
+    rollback()
+    for _ in range(2):
+        assert refusal(rollback) == "nothing_to_roll_back"
+        assert (live_name(), Route.objects.get().live) == (a.name, a)
+    assert [change.action for change in RouteChange.objects.order_by("id")] == ["promote", "promote", "rollback"]
+
+
+def test_a_subjects_route_goes_back_to_its_tasks_and_not_to_the_base_model() -> None:
+    general, math = adapter("general"), adapter("math")
+    promote(math, subject="math")
+    assert refusal(rollback, subject="math") == "nothing_to_roll_back"
+    promote(general)
+    assert rollback(subject="math").live is None
+    assert adapter_for(task=TUTORING, subject="math", user=NOBODY) == general
+    assert refusal(rollback, subject="math") == "nothing_to_roll_back"
+
+
+@pytest.mark.parametrize("change", ["promote", "rollback", "complete"])
+def test_a_route_that_is_not_as_the_caller_believes_is_left_alone(change: str) -> None:
+    a, b, c = adapter("a"), adapter("b"), adapter("c")
+    promote(a)
+    promote(b)
+    promote(c, canary_share=0.5)
+    calls: dict[str, Callable[..., Route]] = {
+        "promote": lambda **kw: promote(c, canary_share=0.7, **kw),
+        "rollback": rollback,
+        "complete": lambda **kw: services.route_complete(task=TUTORING, **kw),
+    }
+    for believed in ({"live": a.name}, {"live": None}, {"canary": None}, {"live": b.name, "canary": b.name}):
+        assert refusal(calls[change], believed=believed) == "route_changed"
+    assert RouteChange.objects.count() == 3
+    calls[change](believed={"live": b.name, "canary": c.name})
+    assert RouteChange.objects.count() == 4
 
 
 def test_a_rollback_passes_over_what_cannot_be_served_any_more() -> None:
@@ -88,7 +128,11 @@ def test_a_rollback_passes_over_what_cannot_be_served_any_more() -> None:
         promote(made)
     Adapter.objects.filter(id=b.id).update(erased_at=timezone.now())
     assert rollback().live == a
-    assert rollback().live is None
+    assert refusal(rollback) == "nothing_to_roll_back"
+    promote(b_again := adapter("b"))
+    Adapter.objects.filter(id=a.id).update(erased_at=timezone.now())
+    assert refusal(rollback) == "nothing_to_roll_back"
+    assert Route.objects.get().live == b_again
 
 
 def test_a_canary_is_completed_or_ended_and_live_stays_meanwhile() -> None:
@@ -173,8 +217,30 @@ def test_of_rollbacks_at_the_same_time_each_takes_back_one_promotion() -> None:
 
     with ThreadPoolExecutor(4) as threads:
         ends = sorted(threads.map(take_back, range(4)))
-    assert ends == ["done", "done", "done", "nothing_to_roll_back"]
-    assert Route.objects.get().live is None
+    assert ends == ["done", "done", "nothing_to_roll_back", "nothing_to_roll_back"]
+    assert Route.objects.get().live.name.startswith(f"ft:{env.MODEL}:0@")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_of_two_who_roll_back_what_they_both_saw_one_is_told_that_it_is_done() -> None:
+    made = [adapter(str(number)) for number in range(3)]
+    for one in made:
+        promote(one)
+    barrier = Barrier(2)
+
+    def take_back(_: int) -> str:
+        try:
+            barrier.wait()
+            rollback(believed={"live": made[2].name})
+            return "done"
+        except Conflict as conflict:
+            return conflict.get_codes()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(2) as threads:
+        assert sorted(threads.map(take_back, range(2))) == ["done", "route_changed"]
+    assert Route.objects.get().live == made[1]
 
 
 # --- who answers whom ---
@@ -262,43 +328,121 @@ def asked(learner: User, state: State = State.SUCCEEDED, subject: str = "math", 
     return ended(job, state)
 
 
-def ended(job: Job, state: State) -> Job:
+def ended(job: Job, state: State, code: str = "") -> Job:
     claim = job_claim(job_id=job.id, worker="test")
     assert claim is not None
-    return job_finish(claim=claim, state=state, result={"text": ""})
+    error = {"code": code, "detail": "It did not work."} if code else None
+    return job_finish(claim=claim, state=state, result={"text": ""}, error=error)
 
 
 def outcomes(made: Adapter | None, n: int, failed: int = 0, down: int = 0, up: int = 0, **fields: Any) -> None:
     thumbs = [False] * down + [True] * up + [None] * (n - down - up)
     given = {"task": TUTORING, "adapter": made.digest if made else "", "asked_at": timezone.now(), **fields}
     Outcome.objects.bulk_create(
-        Outcome(job_id=uuid4(), failed=number < failed, thumb_up=thumbs[number], **given) for number in range(n)
+        Outcome(
+            job_id=uuid4(),
+            voter=uuid4().hex,
+            failed=number < failed,
+            thumb_up=thumbs[number],
+            rated_at=timezone.now(),
+            **given,
+        )
+        for number in range(n)
     )
 
 
-def test_every_answer_of_a_route_counts_once_and_as_it_ended_last(learner: User) -> None:
+def test_an_answer_of_a_route_is_noted_once_and_as_it_ended_first(learner: User) -> None:
     made = adapter("a")
     promote(made)
     asked(learner)
-    failed = asked(learner, State.FAILED)
-    asked(learner, State.ERRORED)
+    errored = asked(learner, State.ERRORED)
     asked(learner, State.CANCELLED)
-    assert sorted(Outcome.objects.values_list("adapter", "failed")) == [(made.digest, f) for f in (False, True, True)]
-    assert job_retry(job=failed)
-    ended(failed, State.SUCCEEDED)
+    assert sorted(Outcome.objects.values_list("adapter", "failed")) == [(made.digest, f) for f in (False, True)]
+    assert job_retry(job=errored)
+    ended(errored, State.SUCCEEDED)
     assert Outcome.objects.filter(failed=True).count() == 1
     named = job_create(kind="chat", user=learner, request={"messages": [], "adapter": made.name})
-    ended(named, State.FAILED)
-    assert Outcome.objects.count() == 3
+    ended(named, State.ERRORED)
+    assert Outcome.objects.count() == 2
 
 
-def test_thumbs_count_as_they_stand(learner: User) -> None:
+OWN_ERRORS = (
+    "context_length_exceeded",
+    "unsupported_schema",
+    "invalid_request",
+    "unsupported",
+    "deadline_exceeded",
+    "remote_unavailable",
+    "adapters_full",
+    "cancelled",
+    "",
+)
+
+
+@pytest.mark.parametrize("code", OWN_ERRORS)
+def test_what_fails_by_the_callers_fault_or_the_machines_says_nothing_of_an_adapter(learner: User, code: str) -> None:
+    promote(adapter("a"), canary_share=1.0)
+    for number in range(10):
+        user = User.objects.create_user(str(number), f"{number}@example.org")
+        job = job_create(kind="chat", user=user, request={"messages": [], **routed(task=TUTORING, user=user)})
+        ended(job, State.FAILED, code)
+    assert not Outcome.objects.exists()
+    assert services.canaries_watch() == []
+
+
+@pytest.mark.parametrize(
+    ("state", "code"),
+    [(State.FAILED, "adapter_refused"), (State.FAILED, "adapter_not_found"), (State.ERRORED, "internal_error")],
+)
+def test_what_fails_by_the_adapters_fault_counts_against_it(learner: User, state: State, code: str) -> None:
+    promote(adapter("a"))
+    ended(
+        job_create(kind="chat", user=learner, request={"messages": [], **routed(task=TUTORING, user=learner)}),
+        state,
+        code,
+    )
+    assert Outcome.objects.get().failed is True
+
+
+def test_a_thumb_counts_as_it_was_first_given(learner: User) -> None:
     job = asked(learner)
-    for thumb_up in (True, False, False, None):
+    services.outcome_rate(job_id=job.id, thumb_up=None)
+    assert Outcome.objects.get().thumb_up is None
+    for thumb_up in (True, False, None):
         services.outcome_rate(job_id=job.id, thumb_up=thumb_up)
-        assert Outcome.objects.get().thumb_up is thumb_up
+        assert Outcome.objects.get().thumb_up is True
     services.outcome_rate(job_id=uuid4(), thumb_up=True)
     assert Outcome.objects.count() == 1
+
+
+def test_each_person_counts_once_in_each_arm_however_much_they_ask(learner: User) -> None:
+    a, b = adapter("a"), adapter("b")
+    promote(a)
+    for _ in range(3):
+        asked(learner, State.ERRORED)
+    route = promote(b, canary_share=1.0)
+    asked(learner)
+    for _ in range(50):
+        services.outcome_rate(job_id=asked(learner, State.ERRORED).id, thumb_up=False)
+    other = User.objects.create_user("bob", "bob@example.org")
+    asked(other, State.ERRORED)
+    asked(other)
+    test = canary_test(route)
+    assert test is not None
+    failed, thumbs = test["measures"]["failed"], test["measures"]["thumbs_down"]
+    assert failed["live"] == {"n": 1, "bad": 1, "rate": 1.0}
+    assert failed["canary"] == {"n": 2, "bad": 1, "rate": 0.5}
+    assert thumbs["canary"] == {"n": 1, "bad": 1, "rate": 1.0}
+    assert services.canaries_watch() == []
+    assert set(Outcome.objects.values_list("voter", flat=True)).isdisjoint({str(learner.id), str(other.id), ""})
+
+
+def test_whose_outcome_is_not_known_is_not_counted() -> None:
+    route = promote(adapter("a"), canary_share=0.5)
+    outcomes(route.canary, 50, failed=50)
+    Outcome.objects.update(voter="")
+    test = canary_test(route)
+    assert test is not None and test["measures"]["failed"]["canary"]["n"] == 0
 
 
 def test_the_test_counts_both_arms_since_the_canary_began() -> None:
@@ -366,16 +510,17 @@ def test_a_canary_with_more_thumbs_down_is_rolled_back() -> None:
 
 
 @pytest.mark.parametrize(("answered_before", "failures"), [(0, 4), (2, 5)])
-def test_a_broken_canary_for_everybody_on_a_fresh_system_is_rolled_back_after_a_few_answers(
+def test_a_broken_canary_for_everybody_on_a_fresh_system_is_rolled_back_after_a_few_people(
     learner: User, answered_before: int, failures: int
 ) -> None:
     made = adapter("broken")
     outcomes(None, answered_before, asked_at=timezone.now() - timedelta(minutes=1))
     promote(made, canary_share=1.0)
-    for _ in range(failures - 1):
-        asked(learner, State.FAILED)
+    people = [User.objects.create_user(str(number), f"{number}@example.org") for number in range(failures)]
+    for person in people[:-1] * 3:
+        asked(person, State.ERRORED)
     assert services.canaries_watch() == []
-    asked(learner, State.FAILED)
+    asked(people[-1], State.ERRORED)
     assert [route.canary for route in services.canaries_watch()] == [None]
     assert routed(task=TUTORING, user=learner)["adapter"] is None
 
@@ -407,7 +552,8 @@ def test_answers_and_thumbs_are_counted_for_prometheus_by_adapter(learner: User)
     promote(made)
     answers = ANSWERS.labels(TUTORING, made.digest, "failed")._value
     thumbs = THUMBS.labels(TUTORING, made.digest, "down")._value
-    job = asked(learner, State.FAILED)
+    asked(learner, State.FAILED)
+    job = asked(learner)
     services.outcome_rate(job_id=job.id, thumb_up=False)
     services.outcome_rate(job_id=job.id, thumb_up=False)
     assert (answers.get(), thumbs.get()) == (1, 1)

@@ -98,7 +98,14 @@ def test_a_route_shows_how_its_canary_does_and_what_was_done(
     route_promote(task="tutoring", adapter=a, user=admin_user, reason="first", overridden=["never evaluated"])
     route = route_promote(task="tutoring", adapter=b, canary_share=0.5)
     Outcome.objects.bulk_create(
-        Outcome(job_id=uuid4(), task="tutoring", adapter=made.digest, failed=number < failed, asked_at=timezone.now())
+        Outcome(
+            job_id=uuid4(),
+            voter=str(number),
+            task="tutoring",
+            adapter=made.digest,
+            failed=number < failed,
+            asked_at=timezone.now(),
+        )
         for made, failed in ((a, 0), (b, 4))
         for number in range(20)
     )
@@ -129,6 +136,29 @@ def test_a_canary_is_completed_and_rolled_back_with_a_reason(admin_client: Clien
     change = RouteChange.objects.first()
     assert (change.action, change.user, change.reason) == ("rollback", admin_user, "worse in class")
     assert "The canary beside live" not in admin_client.get(f"{url}change/").text
+
+
+def seen(client: Client, url: str) -> str:
+    """What a dialog that is opened now will send along."""
+    return str(client.get(url).context["form"]["seen"].value())
+
+
+def test_of_two_who_decide_at_once_in_the_admin_the_second_is_told(admin_client: Client) -> None:
+    a, b, c = adapter("a"), adapter("b"), adapter("c")
+    route_promote(task="tutoring", adapter=a)
+    route_promote(task="tutoring", adapter=b)
+    route = route_promote(task="tutoring", adapter=c, canary_share=0.5)
+    url = f"{ROUTES}{route.id}/roll_back/"
+    first, second = seen(admin_client, url), seen(admin_client, f"{ADAPTERS}{a.id}/promote/")
+    assert dialog(admin_client, url, seen=first) == "tutoring was rolled back."
+    changed = f"Nothing is canary, not {c.name}: it was changed meanwhile."
+    assert dialog(admin_client, url, seen=first) == changed
+    assert (
+        dialog(admin_client, f"{ADAPTERS}{a.id}/promote/", task="tutoring", override_reason="x", seen=second) == changed
+    )
+    assert (Route.objects.get().live, RouteChange.objects.count()) == (b, 4)
+    for forged in ('{"tutoring/": 3}', '{"tutoring/": {"live": [1]}}'):
+        assert "changed meanwhile" in str(dialog(admin_client, url, seen=forged))
 
 
 def test_who_may_only_look_cannot_act(viewer: Client) -> None:

@@ -127,17 +127,28 @@ def test_adapters_are_listed_newest_first_and_filtered_at_the_same_cost(
     assert len(desk.get(page["next"]).json()["results"]) == 1
 
 
-def test_training_is_for_staff_and_those_with_the_permission(db: None) -> None:
-    learner = User.objects.create_user("eve", "eve@example.org")
+def test_adapters_are_for_those_who_were_given_the_permissions(db: None) -> None:
+    clerk = User.objects.create_user("eve", "eve@example.org", role="staff")
     client, made = APIClient(), adapter()
-    client.force_authenticate(learner)
+    client.force_authenticate(clerk)
+    evaluated(made)
     urls = [ADAPTERS, f"{ADAPTERS}/{made.id}", ROUTES, TUTORING, f"{TUTORING}/changes"]
     assert {client.get(url).status_code for url in urls} == {403}
     assert promote(client, made).status_code == 403
     assert {client.post(f"{TUTORING}/{verb}").status_code for verb in ("rollback", "complete")} == {403}
-    learner.user_permissions.add(Permission.objects.get(codename="train"))
-    client.force_authenticate(User.objects.get(id=learner.id))
+    assert not Route.objects.exists()
+    clerk.user_permissions.add(Permission.objects.get(codename="view_adapter"))
+    client.force_authenticate(User.objects.get(id=clerk.id))
     assert client.get(ADAPTERS).status_code == 200
+    assert promote(client, made).status_code == 403
+
+
+def test_an_adapter_that_is_entered_again_keeps_what_was_said_last() -> None:
+    first = adapter(digest="a" * 16, task="tutoring", licence="MIT")
+    again = adapter(digest="a" * 16, task="query", subject="math")
+    assert (again.id, again.task, again.subject, again.licence) == (first.id, "query", "math", "MIT")
+    again = adapter(digest="a" * 16)
+    assert (again.task, again.subject) == ("query", "math")
 
 
 def test_without_an_evaluation_for_the_task_an_adapter_is_held_back(desk: APIClient) -> None:
@@ -210,15 +221,23 @@ def test_a_canary_is_followed_completed_and_rolled_back(desk: APIClient) -> None
     }
     completed = desk.post(f"{TUTORING}/complete", {}).json()
     assert (completed["live"], completed["canary"], completed["test"]) == (b.name, None, None)
-    for live in (a.name, None):
-        response = desk.post(f"{TUTORING}/rollback", {"reason": "worse in class"})
-        assert (response.status_code, response.json()["live"]) == (200, live)
-    assert refused(desk.post(f"{TUTORING}/rollback", {})) == (409, "nothing_to_roll_back", None)
+    stale = desk.post(f"{TUTORING}/rollback", {"if_live": a.name})
+    assert (refused(stale), stale.json()["live"], stale.json()["canary"]) == (
+        (409, "route_changed", None),
+        b.name,
+        None,
+    )
+    assert refused(desk.post(f"{TUTORING}/rollback", {"if_canary": b.name})) == (409, "route_changed", None)
+    response = desk.post(f"{TUTORING}/rollback", {"reason": "worse in class", "if_live": b.name, "if_canary": None})
+    assert (response.status_code, response.json()["live"]) == (200, a.name)
+    for _ in range(2):
+        assert refused(desk.post(f"{TUTORING}/rollback", {})) == (409, "nothing_to_roll_back", None)
+    assert refused(promote(desk, b, if_live=None)) == (409, "route_changed", None)
     assert refused(desk.post(f"{TUTORING}/complete", {})) == (409, "no_canary", None)
     changes = desk.get(f"{TUTORING}/changes").json()["results"]
-    assert [change["action"] for change in changes] == ["rollback", "rollback", "complete", "canary", "promote"]
+    assert [change["action"] for change in changes] == ["rollback", "complete", "canary", "promote"]
     assert changes[0]["reason"] == "worse in class"
-    assert changes[2]["test"]["canary"] == b.name
+    assert changes[1]["test"]["canary"] == b.name
 
 
 @pytest.mark.parametrize(
