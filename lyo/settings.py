@@ -128,6 +128,7 @@ STORAGES = {
 
 # --- people ---
 AUTH_USER_MODEL = "users.User"
+AUTHENTICATION_BACKENDS = ["apps.users.backends.RoleBackend"]
 KNOX_TOKEN_MODEL = "users.Token"  # noqa: S105 - the name of a model
 REST_KNOX = {
     "AUTH_HEADER_PREFIX": "Bearer",
@@ -304,7 +305,6 @@ def _list(title: str, icon: str, model: str) -> dict[str, Any]:
     return _link(title, icon, f"{app}_{name}_changelist", f"{app}.view_{name}")
 
 
-IMPORT_EXPORT_IMPORT_PERMISSION_CODE = "change"
 IMPORT_EXPORT_EXPORT_PERMISSION_CODE = "view"
 UNFOLD = {
     "SITE_TITLE": "Lyo",

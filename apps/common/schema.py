@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from drf_spectacular.extensions import OpenApiSerializerExtension
+from drf_spectacular.extensions import OpenApiSerializerExtension, OpenApiSerializerFieldExtension
 from drf_spectacular.openapi import AutoSchema as BaseSchema
 from drf_spectacular.utils import Direction
 from drf_standardized_errors import openapi
@@ -38,3 +38,14 @@ class StrictSerializerExtension(OpenApiSerializerExtension):
     def map_serializer(self, auto_schema: BaseSchema, direction: Direction) -> dict[str, Any]:
         schema = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
         return {**schema, "additionalProperties": False} if direction == "request" else schema
+
+
+class AutoFieldExtension(OpenApiSerializerFieldExtension):
+    """A number, or OpenAI's "auto"."""
+
+    target_class = "apps.training.serializers.runs.AutoMixin"
+    match_subclasses = True
+
+    def map_serializer_field(self, auto_schema: BaseSchema, direction: Direction) -> dict[str, Any]:
+        number = auto_schema._map_serializer_field(self.target, direction, bypass_extensions=True)
+        return {"oneOf": [number, {"type": "string", "enum": ["auto"]}]}

@@ -46,6 +46,18 @@ class StrictSerializer(serializers.Serializer[Any]):
         return value
 
 
+def texts_of(detail: Any, path: str = "") -> list[str]:
+    """Each error of a serializer as a text, with the path of its field."""
+    if isinstance(detail, ErrorDetail):
+        return [f"{path}: {detail}" if path else str(detail)]
+    named = detail.items() if isinstance(detail, dict) else ((None, inner) for inner in detail)
+    return [
+        text
+        for name, inner in named
+        for text in texts_of(inner, path if name in (None, "non_field_errors") else f"{path}.{name}".strip("."))
+    ]
+
+
 class JobSummarySerializer(serializers.Serializer[Any]):
     """Documents the `job` of a 202, which `jobs.selectors.job_accepted` makes."""
 

@@ -3,7 +3,7 @@ from typing import Any
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from import_export import fields, resources
@@ -16,8 +16,8 @@ from unfold.decorators import display
 
 from apps.content import services
 from apps.content.html import sanitised
-from apps.content.models import Course, Item, Lesson, Topic, Unit
-from apps.content.selectors import enrichment_progress
+from apps.content.models import Course, Item, Lesson, Status, Topic, Unit
+from apps.content.selectors import enrichment_progress, may_change
 
 CIRCLE = "Its parents or its prerequisites lead back to the topic itself."
 EDUCATIONAL = {"teaches": "success", "entertains": "info"}
@@ -83,6 +83,33 @@ class ItemResource(resources.ModelResource):
         return ";".join(item.tags)
 
 
+class SheetAdmin(ModelAdmin, ImportExportModelAdmin):
+    """Goes out and comes back as a spreadsheet. What comes in may be new, and may change what is there."""
+
+    import_form_class, export_form_class = ImportForm, ExportForm
+
+    def has_import_permission(self, request: HttpRequest) -> bool:
+        return self.has_add_permission(request) and request.user.has_perm(f"content.change_{self.opts.model_name}")
+
+
+class OwnAdmin(ModelAdmin):
+    """Whoever has no permission to change all sees what is published, and changes what they made: teachers."""
+
+    exclude = ("user",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        rows = super().get_queryset(request)
+        if request.user.has_perm(f"content.change_{self.opts.model_name}"):
+            return rows
+        return rows.filter(Q(status=Status.PUBLISHED) | Q(user=request.user.pk))
+
+    def has_change_permission(self, request: Any, obj: Any = None) -> bool:
+        return may_change(request.user, obj) if obj else super().has_change_permission(request)
+
+    def has_delete_permission(self, request: Any, obj: Any = None) -> bool:
+        return may_change(request.user, obj, "delete") if obj else super().has_delete_permission(request)
+
+
 class TopicForm(ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         """Nothing comes before itself: tried, and taken back."""
@@ -98,10 +125,9 @@ class TopicForm(ModelForm):  # type: ignore[type-arg]
 
 
 @admin.register(Topic)
-class TopicAdmin(ModelAdmin, ImportExportModelAdmin):
+class TopicAdmin(SheetAdmin):
     form = TopicForm
     resource_classes = [TopicResource]
-    import_form_class, export_form_class = ImportForm, ExportForm
     list_display = ("name", "slug", "subject", "parent", "position")
     list_filter = (("subject", ChoicesDropdownFilter),)
     list_select_related = ("parent",)
@@ -110,9 +136,8 @@ class TopicAdmin(ModelAdmin, ImportExportModelAdmin):
 
 
 @admin.register(Item)
-class ItemAdmin(ModelAdmin, ImportExportModelAdmin):
+class ItemAdmin(OwnAdmin, SheetAdmin):
     resource_classes = [ItemResource]
-    import_form_class, export_form_class = ImportForm, ExportForm
     list_display = (
         "title",
         "kind",
@@ -135,7 +160,6 @@ class ItemAdmin(ModelAdmin, ImportExportModelAdmin):
     search_fields = ("title", "text", "key")
     show_full_result_count = False
     autocomplete_fields = ("topics",)
-    exclude = ("user",)
     readonly_fields = ("key", "educational", "quality", "estimated_level", "enriched_at", "created_at", "updated_at")
     actions = ("archive",)
     list_before_template = "admin/enrichment.html"
@@ -191,13 +215,17 @@ class UnitInline(TabularInline):
 
 
 @admin.register(Course)
-class CourseAdmin(ModelAdmin):
+class CourseAdmin(OwnAdmin):
     list_display = ("title", "subject", "level", "language", "status", "created_at")
     list_filter = (("subject", ChoicesDropdownFilter), ("status", ChoicesDropdownFilter))
     list_filter_submit = True
     search_fields = ("title", "description")
-    exclude = ("user",)
     inlines = (UnitInline,)
+
+    def save_model(self, request: Any, obj: Course, form: Any, change: bool) -> None:
+        if not change:
+            obj.user = request.user
+        super().save_model(request, obj, form, change)
 
 
 @admin.register(Unit)
@@ -210,5 +238,18 @@ class UnitAdmin(ModelAdmin):
     autocomplete_fields = ("course",)
     inlines = (LessonInline,)
 
+    def get_readonly_fields(self, request: HttpRequest, obj: Unit | None = None) -> tuple[str, ...]:
+        return ("course",) if obj else ()
+
     def has_module_permission(self, request: HttpRequest) -> bool:
         return False
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Units are added on the page of their course; here, to any."""
+        return super().has_add_permission(request) and request.user.has_perm("content.change_course")
+
+    def has_change_permission(self, request: Any, obj: Unit | None = None) -> bool:
+        return super().has_change_permission(request) and (obj is None or may_change(request.user, obj.course))
+
+    def has_delete_permission(self, request: Any, obj: Unit | None = None) -> bool:
+        return super().has_delete_permission(request) and (obj is None or may_change(request.user, obj.course))

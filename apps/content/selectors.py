@@ -8,17 +8,14 @@ from rest_framework.exceptions import NotFound
 
 from apps.common.streaming import paged
 from apps.content.models import Course, Enrichment, Item, Status, Topic
-from apps.users.models import Role, User
+from apps.users.models import User
 
 
-def may_write(user: User) -> bool:
-    """Teachers, staff, and those who were given the permission."""
-    return user.role == Role.TEACHER or user.is_staff or user.has_perm("content.change_item")
-
-
-def may_change(user: User, made_by: UUID | None) -> bool:
-    """A teacher changes what she made; staff all."""
-    return user.is_staff or user.has_perm("content.change_item") or (may_write(user) and made_by == user.pk)
+def may_change(user: User, one: Item | Course, action: str = "change") -> bool:
+    """Whoever has the permission changes (or deletes) all; who may add some, such as a teacher, what they made."""
+    name = one._meta.model_name
+    mine = one.user_id == user.pk and user.has_perm(f"content.add_{name}")
+    return mine or user.has_perm(f"content.{action}_{name}")
 
 
 def content_export(user: User) -> dict[str, Any]:
@@ -63,7 +60,7 @@ def item_list(**filters: Any) -> QuerySet[Item]:
 def item_get_for_user(*, user: User, item_id: UUID) -> Item:
     """Raises `NotFound`, also for what is not published where the user may not change it."""
     item = item_list(id=item_id).first()
-    if item is None or (item.status != Status.PUBLISHED and not may_change(user, item.user_id)):
+    if item is None or (item.status != Status.PUBLISHED and not may_change(user, item)):
         raise NotFound
     return item
 
@@ -71,7 +68,7 @@ def item_get_for_user(*, user: User, item_id: UUID) -> Item:
 def item_list_for_user(*, user: User, status: str = Status.PUBLISHED, **filters: Any) -> QuerySet[Item]:
     """Published ones; of others those that the user may change."""
     items = item_list(status=status, **filters)
-    return items if status == Status.PUBLISHED else items.filter(_mine(user))
+    return items if status == Status.PUBLISHED else items.filter(_changeable(user, Item))
 
 
 def item_card(item: Item) -> dict[str, Any]:
@@ -128,17 +125,21 @@ def enrichment_progress() -> dict[str, int]:
 
 def course_list_for_user(*, user: User, status: str = Status.PUBLISHED, **filters: Any) -> QuerySet[Course]:
     courses = Course.objects.filter(status=status, **filters)
-    return courses if status == Status.PUBLISHED else courses.filter(_mine(user))
+    return courses if status == Status.PUBLISHED else courses.filter(_changeable(user, Course))
 
 
 def course_get_for_user(*, user: User, course_id: UUID) -> Course:
     """With its units and their published lessons. Raises `NotFound` as `item_get_for_user` does."""
     lessons = Prefetch("units__places__item", Item.objects.only("title", "kind", "subject", "duration", "status"))
     course = Course.objects.filter(id=course_id).prefetch_related(lessons).first()
-    if course is None or (course.status != Status.PUBLISHED and not may_change(user, course.user_id)):
+    if course is None or (course.status != Status.PUBLISHED and not may_change(user, course)):
         raise NotFound
     return course
 
 
-def _mine(user: User) -> Q:
-    return Q() if user.is_staff or user.has_perm("content.change_item") else Q(user=user)
+def _changeable(user: User, model: type[Item | Course]) -> Q:
+    """As `may_change` has it."""
+    name = model._meta.model_name
+    if user.has_perm(f"content.change_{name}"):
+        return Q()
+    return Q(user=user) if user.has_perm(f"content.add_{name}") else Q(pk=None)

@@ -6,12 +6,12 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers, status
 from rest_framework.exceptions import PermissionDenied
 from rest_framework.generics import ListAPIView
-from rest_framework.permissions import SAFE_METHODS, BasePermission, IsAuthenticated
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apps.common.pagination import CursorPagination
-from apps.common.views import ApiView
+from apps.common.views import ApiView, HasPermission
 from apps.content import selectors, services
 from apps.content.models import Course, Item, Topic
 from apps.content.serializers import (
@@ -28,28 +28,25 @@ from apps.content.serializers import (
 )
 from apps.users.auth import AuthenticatedRequest
 
-
-class WritesContent(BasePermission):
-    """Everybody reads; teachers, staff and those with the permission write."""
-
-    message = "Content is written by teachers and staff."
-
-    def has_permission(self, request: Request, view: Any) -> bool:
-        return request.method in SAFE_METHODS or selectors.may_write(request.user)  # type: ignore[arg-type]
+WRITE_ITEM = "content.add_item or content.change_item"
+WRITE_COURSE = "content.add_course or content.change_course"
 
 
 class ContentView(ApiView):
-    permission_classes = [IsAuthenticated, WritesContent]
+    """Everybody reads. Who may add something changes what they made; what others made only with the permission."""
+
+    permission_classes = [IsAuthenticated, HasPermission]
+    permissions = {"GET": ()}
     request: AuthenticatedRequest
 
-    def changed(self, serializer_class: type[serializers.Serializer[Any]], made_by: UUID | None) -> dict[str, Any]:
-        """The fields that a PATCH has; raises `PermissionDenied` for what is another teacher's."""
-        self.check_own(made_by)
+    def changed(self, serializer_class: type[serializers.Serializer[Any]], one: Item | Course) -> dict[str, Any]:
+        """The fields that a PATCH has; raises `PermissionDenied` for what is another's."""
+        self.check_own(one)
         return self.validated(serializer_class, partial=True)
 
-    def check_own(self, made_by: UUID | None) -> None:
-        if not selectors.may_change(self.request.user, made_by):
-            raise PermissionDenied("It is another's.")
+    def check_own(self, one: Item | Course, action: str = "change") -> None:
+        if not selectors.may_change(self.request.user, one, action):
+            raise PermissionDenied(f"It is another's: you need the permission content.{action}_{one._meta.model_name}.")
 
 
 class TopicPagination(CursorPagination):
@@ -80,6 +77,7 @@ class TopicDetail(ContentView):
 class ItemListCreate(ListAPIView[Item], ContentView):
     """Items, newest first, without their bodies."""
 
+    permissions = {"GET": (), "POST": ("content.add_item",)}
     serializer_class = ItemSummarySerializer
 
     def get_queryset(self) -> QuerySet[Item]:
@@ -98,6 +96,8 @@ class ItemListCreate(ListAPIView[Item], ContentView):
 
 
 class ItemDetail(ContentView):
+    permissions = {"GET": (), "PATCH": (WRITE_ITEM,), "DELETE": (WRITE_ITEM,)}
+
     @extend_schema(responses=ItemSerializer)
     def get(self, request: AuthenticatedRequest, item_id: UUID) -> Response:
         """One item."""
@@ -107,14 +107,14 @@ class ItemDetail(ContentView):
     def patch(self, request: AuthenticatedRequest, item_id: UUID) -> Response:
         """Change fields of an item. A teacher changes her own."""
         item = selectors.item_get_for_user(user=request.user, item_id=item_id)
-        services.item_update(item=item, **self.changed(ItemWriteSerializer, item.user_id))
+        services.item_update(item=item, **self.changed(ItemWriteSerializer, item))
         return Response(ItemSerializer(selectors.item_get_for_user(user=request.user, item_id=item_id)).data)
 
     @extend_schema(responses={204: None})
     def delete(self, request: AuthenticatedRequest, item_id: UUID) -> Response:
         """Archive an item: nobody is shown it, and what learners did with it stays."""
         item = selectors.item_get_for_user(user=request.user, item_id=item_id)
-        self.check_own(item.user_id)
+        self.check_own(item)
         services.item_archive(items=Item.objects.filter(id=item.id))
         return Response(status=status.HTTP_204_NO_CONTENT)
 
@@ -122,6 +122,7 @@ class ItemDetail(ContentView):
 class CourseListCreate(ListAPIView[Course], ContentView):
     """Courses, newest first, without their units."""
 
+    permissions = {"GET": (), "POST": ("content.add_course",)}
     serializer_class = CourseSerializer
 
     def get_queryset(self) -> QuerySet[Course]:
@@ -139,6 +140,8 @@ class CourseListCreate(ListAPIView[Course], ContentView):
 
 
 class CourseDetail(ContentView):
+    permissions = {"GET": (), "PATCH": (WRITE_COURSE,), "DELETE": ("content.add_course or content.delete_course",)}
+
     @extend_schema(responses=CourseDetailSerializer)
     def get(self, request: AuthenticatedRequest, course_id: UUID) -> Response:
         """One course with its units and their lessons."""
@@ -148,14 +151,14 @@ class CourseDetail(ContentView):
     def patch(self, request: AuthenticatedRequest, course_id: UUID) -> Response:
         """Change a course; `units`, if given, replace all that it has."""
         course = selectors.course_get_for_user(user=request.user, course_id=course_id)
-        services.course_update(course=course, **self.changed(CourseWriteSerializer, course.user_id))
+        services.course_update(course=course, **self.changed(CourseWriteSerializer, course))
         return Response(_shown(request, course_id))
 
     @extend_schema(responses={204: None})
     def delete(self, request: AuthenticatedRequest, course_id: UUID) -> Response:
         """Delete a course; its items stay."""
         course = selectors.course_get_for_user(user=request.user, course_id=course_id)
-        self.check_own(course.user_id)
+        self.check_own(course, "delete")
         course.delete()
         return Response(status=status.HTTP_204_NO_CONTENT)
 

@@ -14,7 +14,7 @@ from unfold.forms import AdminPasswordChangeForm, AuthenticationForm, UserChange
 
 from apps.common.throttles import LoginThrottle
 from apps.users import services
-from apps.users.models import Token, User
+from apps.users.models import Role, Token, User
 
 
 class LoginForm(AuthenticationForm):
@@ -100,8 +100,10 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
         return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
 
     def _may_touch(self, request: HttpRequest, obj: User | None) -> bool:
-        """Who is not a superuser manages learners and teachers, and staff only their own account."""
-        return request.user.is_superuser or obj is None or not obj.is_staff or obj == request.user
+        """Who is not a superuser manages learners and teachers, and of others only their own account."""
+        if request.user.is_superuser or obj is None or obj == request.user:
+            return True
+        return obj.role != Role.STAFF and not obj.is_superuser
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, set[str], Any]:
         """Who may delete a user may delete what is theirs, though the admin lets nobody delete it by itself."""

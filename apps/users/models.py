@@ -31,6 +31,9 @@ class Role(models.TextChoices):
     STAFF = "staff", "Staff"
 
 
+DESK = (Role.TEACHER, Role.STAFF)  # who may enter the admin
+
+
 def latest_adult_birth_year() -> int:
     """Whoever was born by its end is of age, whatever their birthday."""
     return timezone.now().year - ADULT_AGE - 1
@@ -75,7 +78,11 @@ class UserManager(auth_models.UserManager["User"]):
 
 
 class User(auth_models.AbstractUser):
-    """A person with an account. Only staff change roles, in the admin; `is_staff` follows the role."""
+    """A person with an account. Only superusers change roles, in the admin.
+
+    `is_staff`, by which Django lets people into the admin, follows the role: teachers and staff may enter. What they
+    may do there and over the API is a matter of permissions, which teachers have by their role (`users.backends`).
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     username_key = FoldedField(
@@ -115,7 +122,7 @@ class User(auth_models.AbstractUser):
         ordering = ["-date_joined", "-id"]
         constraints = [
             models.CheckConstraint(
-                condition=Q(role=Role.STAFF, is_staff=True) | (~Q(role=Role.STAFF) & Q(is_staff=False)),
+                condition=Q(role__in=DESK, is_staff=True) | (~Q(role__in=DESK) & Q(is_staff=False)),
                 name="user_is_staff_by_role",
             )
         ]
@@ -154,7 +161,7 @@ class User(auth_models.AbstractUser):
             raise ValidationError(errors) from error
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        self.is_staff = self.role == Role.STAFF
+        self.is_staff = self.role in DESK
         if (fields := kwargs.get("update_fields")) is not None:
             kwargs["update_fields"] = {*fields, *(KEYS[name].name for name in KEYS if name in fields)}
         new_password = getattr(self, "_password", None) is not None and not self._state.adding

@@ -259,7 +259,18 @@ class FileAdmin(ModelAdmin):
     list_select_related = ("user",)
     search_fields = ("filename", "digest")
     show_full_result_count = False
-    fields = ("filename", "public_id", "format", "subject", "size", "digest", "statistics", "user", "created_at")
+    fields = (
+        "filename",
+        "public_id",
+        "format",
+        "task",
+        "subject",
+        "size",
+        "digest",
+        "statistics",
+        "user",
+        "created_at",
+    )
     readonly_fields = ("public_id",)
 
     @admin.display(description="Examples")

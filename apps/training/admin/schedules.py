@@ -1,12 +1,16 @@
 from typing import Any
 
+from django import forms
 from django.contrib import admin
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from unfold.admin import ModelAdmin, TabularInline
 
+from apps.common.serializers import texts_of
 from apps.training.admin.data import ReadOnly
 from apps.training.models import Schedule, Slot
+from apps.training.serializers.runs import RecipeSerializer
 from apps.training.services import schedules as services
 
 SLOTS_SHOWN = 20
@@ -33,8 +37,19 @@ class SlotInline(ReadOnly, TabularInline):
         return Latest
 
 
+class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
+    def clean_recipe(self) -> Any:
+        """As the trainer would have it, so that a night's run does not fail of a slip of the pen."""
+        given = self.cleaned_data["recipe"]
+        serializer = RecipeSerializer(data={} if given is None else given)
+        if not serializer.is_valid():
+            raise ValidationError(texts_of(serializer.errors))
+        return serializer.validated_data
+
+
 @admin.register(Schedule)
 class ScheduleAdmin(ModelAdmin):
+    form = ScheduleForm
     list_display = ("name", "enabled", "crontab", "task", "subject", "minimum_new", "suffix")
     fields = ("name", "enabled", "crontab", "task", "subject", "minimum_new", "suffix", "recipe")
     inlines = (SlotInline,)

@@ -20,12 +20,14 @@ class State(models.TextChoices):
 
 
 class File(TimestampedModel):
-    """An uploaded JSONL file, as OpenAI's API has it. The same bytes are the same file."""
+    """An uploaded file of examples, as OpenAI's API has it. The same bytes are the same file, and what was said last of
+    its task and its subject holds for it and its examples."""
 
     filename = models.CharField(max_length=255)
     digest = models.CharField(max_length=64, unique=True, help_text="SHA-256 of the bytes.")
     size = models.PositiveBigIntegerField(help_text="In bytes.")
     format = models.CharField(max_length=20, choices=Format.choices)
+    task = models.CharField(max_length=20, choices=Task.choices, default=Task.TUTORING)
     subject = models.CharField(max_length=20, choices=Subject.choices, default=Subject.GENERAL)
     statistics = models.JSONField(help_text="Lines, and how many of them are examples or duplicates.")
     content = models.FileField(max_length=200)
@@ -154,7 +156,7 @@ class DataSetVersion(TimestampedModel):
         constraints = [
             models.UniqueConstraint(fields=["digest"], condition=Q(erased_at=None), name="version_unchanged_data")
         ]
-        permissions = [("train", "Can train models: files, examples, data set versions and fine-tuning")]
+        permissions = [("train", "Can begin, pause, resume and cancel runs")]
 
     def __str__(self) -> str:
         return f"{self.method} {self.digest[:12]}"

@@ -65,6 +65,7 @@ def file_data(file: File) -> dict[str, Any]:
         "purpose": PURPOSE,
         "status": "processed",
         "format": file.format,
+        "task": file.task,
         "subject": file.subject,
         "digest": file.digest,
         "statistics": file.statistics,

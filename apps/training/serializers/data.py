@@ -18,7 +18,12 @@ FILES_LISTED = 10_000
 class FileCreateSerializer(serializers.Serializer[Any]):
     file = serializers.FileField(max_length=255)
     purpose = serializers.ChoiceField(choices=[PURPOSE])
-    subject = serializers.ChoiceField(choices=Subject.choices, default=Subject.GENERAL, help_text="Lyo's own.")
+    subject = serializers.ChoiceField(
+        choices=Subject.choices, default="", allow_blank=True, help_text="Lyo's own. What is said last holds."
+    )
+    task = serializers.ChoiceField(
+        choices=Task.choices, default="", allow_blank=True, help_text="Lyo's own. Empty: as the format has it."
+    )
 
 
 class FileListQuerySerializer(serializers.Serializer[Any]):
@@ -47,6 +52,7 @@ class FileSerializer(serializers.Serializer[File]):
     purpose = serializers.ChoiceField(choices=[PURPOSE])
     status = serializers.CharField(help_text='"processed": its examples are there.')
     format = serializers.ChoiceField(choices=Format.choices, help_text="Lyo's own, like all below.")
+    task = serializers.ChoiceField(choices=Task.choices)
     subject = serializers.ChoiceField(choices=Subject.choices)
     digest = serializers.CharField()
     statistics = FileStatisticsSerializer()

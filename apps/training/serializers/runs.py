@@ -12,21 +12,22 @@ from apps.training.serializers.data import FileField
 from lyo import env
 
 EVENTS_LISTED = 100
+BATCH_SIZE = 8  # of a recipe that does not say
 RECIPE_METHODS = {shown: method for method, shown in METHODS.items()}
 
 
 class AutoMixin:
-    """OpenAI's "auto", which is the default."""
+    """OpenAI's "auto", which is the default: None, past the validators of numbers."""
 
-    def to_internal_value(self, data: Any) -> Any:
-        return None if data == "auto" else super().to_internal_value(data)  # type: ignore[misc]
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        return None if data == "auto" else super().run_validation(data)  # type: ignore[misc]
 
 
 class AutoInteger(AutoMixin, serializers.IntegerField):
     pass
 
 
-class AutoFloat(AutoMixin, serializers.FloatField):
+class AutoFloat(AutoMixin, FiniteField):
     pass
 
 
@@ -64,13 +65,55 @@ class LoraSerializer(StrictSerializer):
     )
 
 
+class TuningSerializer(StrictSerializer):
+    """Fields of a recipe that the API has as they are."""
+
+    max_steps = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
+    checkpoint_every = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
+    keep_checkpoints = serializers.IntegerField(min_value=1, max_value=1000, required=False)
+    validate_every = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
+    patience = serializers.IntegerField(min_value=0, max_value=1000, required=False)
+    accumulation = serializers.IntegerField(min_value=1, max_value=4096, required=False)
+    warmup = FiniteField(min_value=0, max_value=1, required=False)
+    max_grad_norm = FiniteField(min_value=1e-6, max_value=1e6, required=False)
+    weight_decay = FiniteField(min_value=0, max_value=1, required=False)
+    max_length = serializers.IntegerField(min_value=8, max_value=1_000_000, required=False)
+    dtype = serializers.ChoiceField(choices=["bf16", "float32"], required=False)
+    gradient_checkpointing = serializers.BooleanField(required=False)
+
+
+TUNING = tuple(TuningSerializer().fields)
+PARTS = {"sft": 1, "full": 1, "dpo": 1, "kto": 2}  # examples that a pass needs: kto compares each with its neighbour
+
+
+class RecipeSerializer(TuningSerializer, LoraSerializer):
+    """A recipe as the trainer takes it; a test holds the bounds to be those of `workers.training.recipe`."""
+
+    method = serializers.ChoiceField(choices=list(PARTS), required=False)
+    learning_rate = FiniteField(min_value=1e-8, max_value=1, required=False)
+    batch_size = serializers.IntegerField(min_value=1, max_value=4096, required=False)
+    epochs = FiniteField(min_value=1e-3, max_value=1000, required=False)
+    beta = FiniteField(min_value=1e-4, max_value=100, required=False)
+    seed = serializers.IntegerField(min_value=0, max_value=2**31 - 1, required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        check_accumulation(attrs)
+        return attrs
+
+
+def check_accumulation(recipe: dict[str, Any]) -> None:
+    most = recipe.get("batch_size", BATCH_SIZE) // PARTS[recipe.get("method", "sft")]
+    if recipe.get("accumulation", 1) > most:
+        raise ValidationError({"accumulation": [f"At most {most}: see batch_size."]})
+
+
 class MixedFileSerializer(StrictSerializer):
     file = FileField()
     weight = FiniteField(min_value=0.001, max_value=1000, default=1.0)
 
 
-class RunCreateSerializer(StrictSerializer):
-    """OpenAI's fields; those from `lora` on are Lyo's own, and fields of the recipe."""
+class RunCreateSerializer(TuningSerializer):
+    """OpenAI's fields; those from `lora` on, and those of a recipe, are Lyo's own."""
 
     model = serializers.CharField(max_length=200)
     training_file = FileField(required=False, help_text="Needed where there is no mixture.")
@@ -86,18 +129,6 @@ class RunCreateSerializer(StrictSerializer):
     subject = serializers.ChoiceField(choices=Subject.choices, default="", allow_blank=True)
     mixture = MixedFileSerializer(many=True, required=False, help_text="Files that are drawn from by weight.")
     lora = LoraSerializer(required=False)
-    max_steps = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
-    checkpoint_every = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
-    keep_checkpoints = serializers.IntegerField(min_value=1, max_value=1000, required=False)
-    validate_every = serializers.IntegerField(min_value=1, max_value=1_000_000, required=False)
-    patience = serializers.IntegerField(min_value=0, max_value=1000, required=False)
-    accumulation = serializers.IntegerField(min_value=1, max_value=4096, required=False)
-    warmup = FiniteField(min_value=0, max_value=1, required=False)
-    max_grad_norm = FiniteField(min_value=1e-6, max_value=1e6, required=False)
-    weight_decay = FiniteField(min_value=0, max_value=1, required=False)
-    max_length = serializers.IntegerField(min_value=8, max_value=1_000_000, required=False)
-    dtype = serializers.ChoiceField(choices=["bf16", "float32"], required=False)
-    gradient_checkpointing = serializers.BooleanField(required=False)
 
     def validate_model(self, model: str) -> str:
         if model != env.MODEL:
@@ -137,27 +168,11 @@ class RunCreateSerializer(StrictSerializer):
             "beta": asked.get("beta"),
             "seed": attrs.get("seed"),
             **attrs.get("lora", {}),
-            **{name: attrs[name] for name in OWN if name in attrs},
+            **{name: attrs[name] for name in TUNING if name in attrs},
         }
-        if (recipe.get("accumulation") or 1) > (recipe["batch_size"] or 8):
-            raise ValidationError({"accumulation": ["At most batch_size."]})
-        return {name: value for name, value in recipe.items() if value is not None}
-
-
-OWN = (
-    "max_steps",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "validate_every",
-    "patience",
-    "accumulation",
-    "warmup",
-    "max_grad_norm",
-    "weight_decay",
-    "max_length",
-    "dtype",
-    "gradient_checkpointing",
-)
+        given = {name: value for name, value in recipe.items() if value is not None}
+        check_accumulation(given)
+        return given
 
 
 class RunListQuerySerializer(serializers.Serializer[Any]):

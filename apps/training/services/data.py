@@ -235,26 +235,47 @@ def _near_duplicates(example: Example) -> bool:
 # --- files ---
 
 
-def file_create(*, user: User, filename: str, stream: IO[bytes], subject: str = Subject.GENERAL) -> File:
-    """Import a JSONL file; the same bytes give the file that is there.
+def file_create(*, user: User, filename: str, stream: IO[bytes], subject: str = "", task: str = "") -> File:
+    """Import a file of examples; the same bytes give the file that is there, with what is said now of its subject and
+    its task, if anything.
 
     All lines are of one format. Examples that are there already become the file's too; of near duplicates within the
     file the first is kept. Raises `ValidationError` that names line and field, and then keeps nothing.
     """
     digest, size = _digest(stream)
     if found := File.objects.filter(digest=digest).first():
-        return found
-    file = File(filename=filename, digest=digest, size=size, subject=subject, user=user)
+        return _file_say(found, subject, task)
+    file = File(filename=filename, digest=digest, size=size, user=user)
     try:
         with transaction.atomic():
-            _import(file, stream)
+            _import(file, stream, subject, task)
     except Invalid as error:
         raise ValidationError({"file": str(error)}) from error
     except IntegrityError:
         if found := File.objects.filter(digest=digest).first():  # uploaded twice at once
-            return found
+            return _file_say(found, subject, task)
         raise
     return file
+
+
+@transaction.atomic
+def _file_say(file: File, subject: str, task: str) -> File:
+    """Note what was said last of a file, and of its examples: they may be another's, too."""
+    file = File.objects.select_for_update().get(id=file.id)
+    said = {name: value for name, value in (("subject", subject), ("task", task)) if value}
+    _check_task(file.format, task)
+    for name, value in said.items():
+        setattr(file, name, value)
+    if said:
+        file.save(update_fields=[*said, "updated_at"])
+        file.examples.filter(source=FILE).update(**said)
+    return file
+
+
+def _check_task(format_: str, task: str) -> None:
+    fixed = TASKS.get(Format(format_))
+    if task and fixed and task != fixed:
+        raise ValidationError({"task": f"Examples of the format {format_} are for the task {fixed}."})
 
 
 def file_delete(*, file: File) -> None:
@@ -276,14 +297,18 @@ def _digest(stream: IO[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _import(file: File, stream: IO[bytes]) -> None:
+def _import(file: File, stream: IO[bytes], subject: str, task: str) -> None:
     file.statistics = {}
+    file.subject = subject or Subject.GENERAL
     file.save(force_insert=True)
     counts: Counter[str] = Counter()
     kept = _Kept()
     records = _records(stream)
     while batch := list(islice(records, BATCH)):
-        file.format = file.format or batch[0][1]
+        if not file.format:
+            file.format = batch[0][1]
+            _check_task(file.format, task)
+            file.task = task or TASKS.get(Format(file.format), Task.TUTORING)
         examples = [_imported(file, *numbered) for numbered in batch]
         for (number, _, _), item in zip(batch, evaluation_overlaps(examples), strict=True):
             if item:
@@ -295,8 +320,10 @@ def _import(file: File, stream: IO[bytes]) -> None:
     if not counts:
         raise Invalid("the file is empty: it has no line with an example")
     file.statistics = {name: counts[name] for name in STATISTICS}
+    stream.seek(0)
     file.content.save(f"training/{file.id}.jsonl", DjangoFile(stream), save=False)
     file.save()
+    _file_say(file, subject, task)
 
 
 def _records(stream: IO[bytes], read: Callable[[bytes, int], tuple[Any, ...]] = parse) -> Iterator[tuple[Any, ...]]:
@@ -315,9 +342,8 @@ def _records(stream: IO[bytes], read: Callable[[bytes, int], tuple[Any, ...]] = 
 def _imported(file: File, number: int, format_: Format, record: Record) -> Example:
     if format_ != file.format:
         raise Invalid(f"line {number}: it is of the format {format_}, but the file began with {file.format}")
-    task = TASKS.get(format_, Task.TUTORING)
     return example_new(
-        format_=format_, record=record, task=task, subject=file.subject, state=State.APPROVED, source=FILE
+        format_=format_, record=record, task=file.task, subject=file.subject, state=State.APPROVED, source=FILE
     )
 
 

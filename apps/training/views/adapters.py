@@ -45,6 +45,7 @@ CONFLICT = {409: RefusalSerializer}
 class AdapterListCreate(ListAPIView[Adapter], TrainingView):
     """Adapters, newest first, without recipes, licences and evaluations."""
 
+    permissions = {"GET": ("inference.view_adapter",), "POST": ("inference.add_adapter",)}
     request: AuthenticatedRequest
     serializer_class = AdapterSummarySerializer
     parser_classes = [MultiPartParser]
@@ -70,6 +71,8 @@ class AdapterListCreate(ListAPIView[Adapter], TrainingView):
 
 
 class AdapterDetail(TrainingView):
+    permissions = {"GET": ("inference.view_adapter",)}
+
     @extend_schema(responses={200: AdapterSerializer})
     def get(self, request: AuthenticatedRequest, adapter_id: UUID) -> Response:
         """One adapter, with the metrics of its training and of its evaluations."""
@@ -77,6 +80,8 @@ class AdapterDetail(TrainingView):
 
 
 class AdapterDownload(TrainingView):
+    permissions = {"GET": ("inference.view_adapter",)}
+
     @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY, 404: RefusalSerializer})
     def get(self, request: AuthenticatedRequest, adapter_id: UUID) -> StreamingHttpResponse:
         """The adapter's folder as a .zip: weights, settings, meta.json and a model card."""
@@ -87,6 +92,8 @@ class AdapterDownload(TrainingView):
 
 
 class AdapterPromote(TrainingView):
+    permissions = {"POST": ("inference.change_route",)}
+
     @extend_schema(request=AdapterPromoteSerializer, responses={200: RouteSerializer, **CONFLICT})
     def post(self, request: AuthenticatedRequest, adapter_id: UUID) -> Response:
         """Put an adapter on a route: live, or as the canary of a share of the users.
@@ -106,6 +113,7 @@ class RoutePagination(CursorPagination):
 class RouteList(ListAPIView[Route], TrainingView):
     """All routes, with the state of each canary's test. A task without one is the base model's."""
 
+    permissions = {"GET": ("inference.view_route",)}
     serializer_class = RouteSerializer
     pagination_class = RoutePagination
 
@@ -114,6 +122,8 @@ class RouteList(ListAPIView[Route], TrainingView):
 
 
 class RouteDetail(TrainingView):
+    permissions = {"GET": ("inference.view_route",)}
+
     @extend_schema(parameters=[RouteQuerySerializer], responses={200: RouteSerializer})
     def get(self, request: AuthenticatedRequest, task: str) -> Response:
         """A task's route, or that of one of its subjects."""
@@ -128,6 +138,7 @@ class ChangePagination(CursorPagination):
 class RouteChangeList(ListAPIView[RouteChange], TrainingView):
     """What was done to a route, by whom and why, newest first."""
 
+    permissions = {"GET": ("inference.view_routechange",)}
     serializer_class = RouteChangeSerializer
     pagination_class = ChangePagination
 
@@ -137,14 +148,18 @@ class RouteChangeList(ListAPIView[RouteChange], TrainingView):
 
 
 class RouteRollback(TrainingView):
+    permissions = {"POST": ("inference.change_route",)}
+
     @extend_schema(request=RouteChangeCreateSerializer, responses={200: RouteSerializer, **CONFLICT})
     def post(self, request: AuthenticatedRequest, task: str) -> Response:
-        """End the canary, or without one go back to what was live before."""
+        """End the canary, or without one go back to what was live before: 409 where nothing was."""
         asked = self.validated(RouteChangeCreateSerializer)
         return Response(RouteSerializer(route_rollback(task=task, user=request.user, **asked)).data)
 
 
 class RouteComplete(TrainingView):
+    permissions = {"POST": ("inference.change_route",)}
+
     @extend_schema(request=RouteChangeCreateSerializer, responses={200: RouteSerializer, **CONFLICT})
     def post(self, request: AuthenticatedRequest, task: str) -> Response:
         """Make the canary live."""

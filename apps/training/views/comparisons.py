@@ -26,6 +26,7 @@ from apps.users.auth import AuthenticatedRequest
 class ComparisonListCreate(ListAPIView[Comparison], TrainingView):
     """Comparisons with outside models, newest first."""
 
+    permissions = {"GET": ("training.view_comparison",), "POST": ("training.add_comparison",)}
     serializer_class = ComparisonSerializer
 
     def get_queryset(self) -> QuerySet[Comparison]:
@@ -49,6 +50,8 @@ class ComparisonListCreate(ListAPIView[Comparison], TrainingView):
 
 
 class ComparisonDetail(TrainingView):
+    permissions = {"GET": ("training.view_comparison",)}
+
     @extend_schema(responses={200: ComparisonDetailSerializer})
     def get(self, request: AuthenticatedRequest, comparison_id: UUID) -> Response:
         """One comparison with its win rates: by the judging model, and by people."""

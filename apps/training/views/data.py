@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -13,7 +12,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import status
 from rest_framework.generics import ListAPIView
 from rest_framework.parsers import MultiPartParser
-from rest_framework.permissions import BasePermission, IsAuthenticated
+from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -21,7 +20,7 @@ from apps.common.errors import RequestTooLarge
 from apps.common.openai import COMMON_ERRORS, ErrorSerializer, OpenAIView
 from apps.common.serializers import RefusalSerializer
 from apps.common.streaming import streamed
-from apps.common.views import ApiView
+from apps.common.views import ApiView, HasPermission
 from apps.training.formats import Record
 from apps.training.models import DataSetVersion, Example
 from apps.training.selectors import data as selectors
@@ -48,17 +47,8 @@ FORM_BYTES = 2**16  # of a multipart body, beside the file
 LINES = 100  # that are sent at once
 
 
-class MayTrain(BasePermission):
-    """Staff, and those who were given the permission `training.train`."""
-
-    message = "Training is for staff, and for those who were given the permission."
-
-    def has_permission(self, request: Request, view: Any) -> bool:
-        return bool(request.user.is_staff or request.user.has_perm("training.train"))
-
-
 class TrainingView(ApiView):
-    permission_classes = [IsAuthenticated, MayTrain]
+    permission_classes = [IsAuthenticated, HasPermission]
 
 
 class TrainingOpenAIView(OpenAIView, TrainingView):
@@ -75,6 +65,7 @@ def require_size(request: Request) -> None:
 
 
 class FileListCreate(TrainingOpenAIView):
+    permissions = {"GET": ("training.view_file",), "POST": ("training.add_file",)}
     parser_classes = [MultiPartParser]
 
     @extend_schema(
@@ -105,11 +96,14 @@ class FileListCreate(TrainingOpenAIView):
         require_size(request)
         form = self.validated(FileCreateSerializer)
         upload = form["file"]
-        file = services.file_create(user=request.user, filename=upload.name, stream=upload, subject=form["subject"])
+        about = {"subject": form["subject"], "task": form["task"]}
+        file = services.file_create(user=request.user, filename=upload.name, stream=upload, **about)
         return Response(selectors.file_data(file))
 
 
 class FileDetail(TrainingOpenAIView):
+    permissions = {"GET": ("training.view_file",), "DELETE": ("training.delete_file",)}
+
     @extend_schema(responses={200: FileSerializer, 404: ErrorSerializer, **ERRORS})
     def get(self, request: AuthenticatedRequest, file_id: str) -> Response:
         """One file."""
@@ -123,6 +117,8 @@ class FileDetail(TrainingOpenAIView):
 
 
 class FileContent(TrainingOpenAIView):
+    permissions = {"GET": ("training.view_file", "training.view_example")}
+
     @extend_schema(
         responses={(200, "application/jsonl"): OpenApiTypes.BINARY, 404: ErrorSerializer, **ERRORS},
     )
@@ -139,6 +135,7 @@ class FileContent(TrainingOpenAIView):
 class ExampleList(ListAPIView[Example], TrainingView):
     """Examples, newest first, without their content."""
 
+    permissions = {"GET": ("training.view_example",)}
     serializer_class = ExampleSummarySerializer
 
     def get_queryset(self) -> QuerySet[Example]:
@@ -146,6 +143,8 @@ class ExampleList(ListAPIView[Example], TrainingView):
 
 
 class ExampleDetail(TrainingView):
+    permissions = {"GET": ("training.view_example",)}
+
     @extend_schema(responses={200: ExampleSerializer})
     def get(self, request: AuthenticatedRequest, example_id: UUID) -> Response:
         """One example, with personal data masked."""
@@ -153,6 +152,8 @@ class ExampleDetail(TrainingView):
 
 
 class ExampleReview(TrainingView):
+    permissions = {"POST": ("training.change_example",)}
+
     @extend_schema(request=ReviewCreateSerializer, responses={200: ExampleSerializer, 409: RefusalSerializer})
     def post(self, request: AuthenticatedRequest, example_id: UUID) -> Response:
         """Approve, edit or reject an example; one's later decision replaces the earlier one."""
@@ -165,6 +166,7 @@ class ExampleReview(TrainingView):
 class DataSetVersionListCreate(ListAPIView[DataSetVersion], TrainingView):
     """Data set versions, newest first."""
 
+    permissions = {"GET": ("training.view_datasetversion",), "POST": ("training.add_datasetversion",)}
     serializer_class = DataSetVersionSerializer
 
     def get_queryset(self) -> QuerySet[DataSetVersion]:
@@ -182,6 +184,8 @@ class DataSetVersionListCreate(ListAPIView[DataSetVersion], TrainingView):
 
 
 class DataSetVersionDetail(TrainingView):
+    permissions = {"GET": ("training.view_datasetversion",)}
+
     @extend_schema(responses={200: DataSetVersionSerializer})
     def get(self, request: AuthenticatedRequest, version_id: UUID) -> Response:
         """One data set version, with its statistics."""
@@ -189,6 +193,8 @@ class DataSetVersionDetail(TrainingView):
 
 
 class DataSetVersionRecords(TrainingView):
+    permissions = {"GET": ("training.view_datasetversion", "training.view_example")}
+
     @extend_schema(
         parameters=[ExportQuerySerializer],
         responses={(200, "application/jsonl"): OpenApiTypes.BINARY, 400: RefusalSerializer, 409: RefusalSerializer},

@@ -30,6 +30,8 @@ from apps.users.auth import AuthenticatedRequest
 
 
 class AdapterEvaluate(TrainingView):
+    permissions = {"POST": ("training.add_evaluation",)}
+
     @extend_schema(request=EvaluationCreateSerializer, responses={202: EvaluationAcceptedSerializer})
     def post(self, request: AuthenticatedRequest, adapter_id: UUID) -> Response:
         """Compare an adapter with the live one and the base model, for a task: 202 with the job."""
@@ -48,6 +50,7 @@ class AdapterEvaluate(TrainingView):
 class EvaluationList(ListAPIView[Evaluation], TrainingView):
     """Evaluations, newest first, without their reports."""
 
+    permissions = {"GET": ("training.view_evaluation",)}
     serializer_class = EvaluationSummarySerializer
 
     def get_queryset(self) -> QuerySet[Evaluation]:
@@ -55,6 +58,8 @@ class EvaluationList(ListAPIView[Evaluation], TrainingView):
 
 
 class EvaluationDetail(TrainingView):
+    permissions = {"GET": ("training.view_evaluation",)}
+
     @extend_schema(responses={200: EvaluationSerializer})
     def get(self, request: AuthenticatedRequest, evaluation_id: UUID) -> Response:
         """One evaluation: how far it is, its report and the gate's verdict."""
@@ -64,6 +69,7 @@ class EvaluationDetail(TrainingView):
 class EvaluationSetListCreate(ListAPIView[EvaluationSet], TrainingView):
     """Evaluation sets, newest first."""
 
+    permissions = {"GET": ("training.view_evaluationset",), "POST": ("training.add_evaluationset",)}
     serializer_class = EvaluationSetSerializer
     parser_classes = [MultiPartParser]
 

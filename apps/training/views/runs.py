@@ -24,6 +24,8 @@ FOUND = {404: ErrorSerializer, **ERRORS}
 
 
 class RunListCreate(TrainingOpenAIView):
+    permissions = {"GET": ("training.view_run",), "POST": ("training.train",)}
+
     @extend_schema(
         operation_id="v1_fine_tuning_jobs_list",
         parameters=[RunListQuerySerializer],
@@ -47,6 +49,8 @@ class RunListCreate(TrainingOpenAIView):
 
 
 class RunDetail(TrainingOpenAIView):
+    permissions = {"GET": ("training.view_run",)}
+
     @extend_schema(responses={200: RunSerializer, **FOUND})
     def get(self, request: AuthenticatedRequest, job_id: str) -> Response:
         """One run."""
@@ -54,6 +58,8 @@ class RunDetail(TrainingOpenAIView):
 
 
 class _RunChange(TrainingOpenAIView):
+    permissions = {"POST": ("training.train",)}
+
     @staticmethod
     def change(*, run: Run) -> Run:
         raise NotImplementedError
@@ -83,6 +89,8 @@ class RunResume(_RunChange):
 
 
 class RunEventList(TrainingOpenAIView):
+    permissions = {"GET": ("training.view_run",)}
+
     @extend_schema(
         parameters=[RunListQuerySerializer], responses={200: RunEventListSerializer, 400: ErrorSerializer, **FOUND}
     )
@@ -94,6 +102,8 @@ class RunEventList(TrainingOpenAIView):
 
 
 class RunCheckpointList(TrainingOpenAIView):
+    permissions = {"GET": ("training.view_run",)}
+
     @extend_schema(
         parameters=[RunListQuerySerializer],
         responses={200: RunCheckpointListSerializer, 400: ErrorSerializer, **FOUND},

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Group
 from rest_framework.test import APIClient
 
 from apps.content.services import topic_save
@@ -30,7 +31,10 @@ def teacher(db: None) -> APIClient:
 
 @pytest.fixture
 def staff(db: None) -> APIClient:
-    return client_of("sid", Role.STAFF)
+    """A content editor."""
+    client = client_of("sid", Role.STAFF)
+    User.objects.get(username="sid").groups.add(Group.objects.get(name="content editor"))
+    return client
 
 
 @pytest.fixture

@@ -128,3 +128,43 @@ def test_pages_open_for_those_who_may(admin_client: Client, name: str) -> None:
     nobody.force_login(User.objects.create_user("sid", "sid@example.org", role=Role.STAFF, is_staff=True))
     assert nobody.get(f"/admin/content/{name}/").status_code == 403
     assert Course.objects.count() == 1
+
+
+# --- teachers ---
+
+
+def desk_of(user: User) -> Client:
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def test_a_teacher_changes_her_own_and_nobody_elses(db: None) -> None:
+    tess, tom = (User.objects.create_user(n, f"{n}@example.org", role=Role.TEACHER) for n in ("tess", "tom"))
+    hers = item_create(user=tess, title="Halves", status="draft")
+    course = course_create(user=tess, title="C", units=[{"title": "U", "lessons": [hers]}])
+    unit = course.units.get()
+    own, others = desk_of(tess), desk_of(tom)
+    assert own.post(f"{ADMIN}{hers.id}/change/", {**FORM, "title": "Thirds"}).status_code == 302
+    assert Item.objects.get().title == "Thirds"
+    assert others.post(f"{ADMIN}{hers.id}/change/", {**FORM, "title": "Mine"}).status_code in (302, 403)
+    Item.objects.update(status="published")
+    assert others.get(f"{ADMIN}{hers.id}/change/").status_code == 200  # to look at
+    for page in (f"{ADMIN}{hers.id}/change/", f"/admin/content/course/{course.id}/change/"):
+        assert others.post(page, {**FORM, "title": "Mine"}).status_code == 403
+    for page in (f"/admin/content/unit/{unit.id}/change/", f"/admin/content/unit/{unit.id}/delete/"):
+        assert others.post(page, {"title": "Mine", "post": "yes"}).status_code == 403
+    assert others.post("/admin/content/unit/add/", {}).status_code == 403
+    assert others.post(f"/admin/content/course/{course.id}/delete/", {"post": "yes"}).status_code == 403
+    others.post(ADMIN, {"action": "archive", "_selected_action": [hers.id]})
+    assert (Item.objects.get().status, Item.objects.get().title, unit.course.title) == ("published", "Thirds", "C")
+    for path in ("item/import/", "topic/import/"):
+        assert others.post(f"/admin/content/{path}").status_code == 403
+
+
+def test_a_course_made_in_the_admin_is_its_makers(db: None) -> None:
+    tess = User.objects.create_user("tess", "tess@example.org", role=Role.TEACHER)
+    form = {"title": "C", "subject": "math", "level": "beginner", "language": "en", "status": "published"}
+    inline = {"units-TOTAL_FORMS": "0", "units-INITIAL_FORMS": "0"}
+    assert desk_of(tess).post("/admin/content/course/add/", {**form, **inline}).status_code == 302
+    assert Course.objects.get().user == tess

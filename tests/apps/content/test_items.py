@@ -104,6 +104,7 @@ def test_learners_read_and_teachers_change_what_is_theirs(make: Make, learner: A
     colleague = client_of("tom", role="teacher")  # type: ignore[arg-type]
     assert colleague.patch(url, {"title": "x"}).status_code == 403
     assert colleague.delete(url).status_code == 403
+    assert client_of("sue", role="staff").patch(url, {"title": "x"}).status_code == 403  # type: ignore[arg-type]
     assert staff.patch(url, {"title": "Thirds"}).json()["title"] == "Thirds"
 
 

@@ -13,7 +13,7 @@ from django.core.files.storage import default_storage
 
 from apps.training.models import Example, File
 from apps.training.services import data as services
-from apps.users.models import Role, User
+from apps.users.models import User
 from apps.users.services import token_create
 from lyo import env
 from tests.apps.training.conftest import chat, imported
@@ -26,7 +26,7 @@ LONG = "Tell me, patiently and in short and simple words, why the sum of two eve
 
 @pytest.fixture
 def clerk(transactional_db: None) -> User:
-    return User.objects.create_user("grace", "grace@example.org", role=Role.STAFF)
+    return User.objects.create_superuser("grace", "grace@example.org")
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ def test_a_file_is_uploaded_listed_read_and_deleted(ai: openai.OpenAI, clerk: Us
         "purpose": "fine-tune",
         "status": "processed",
         "format": "chat",
+        "task": "tutoring",
         "subject": "general",
         "digest": row.digest,
         "statistics": {"lines": 4, "examples": 4, "duplicates": 0, "near_duplicates": 0, "masked": 0},
@@ -182,14 +183,45 @@ def test_pages_of_files(ai: openai.OpenAI, http: httpx.Client) -> None:
     assert http.get("/files", params={"after": "file-x"}).status_code == 404
 
 
-def test_training_is_for_staff_and_those_who_were_given_the_permission(live: str) -> None:
+def test_files_are_for_those_who_were_given_the_permissions(live: str) -> None:
     learner = User.objects.create_user("ada", "ada@example.org")
     headers = {"Authorization": f"Bearer {token_create(user=learner)[1]}"}
     paths = ("/v1/files", "/v1/files/file-0", "/api/v1/training/examples", "/api/v1/training/dataset-versions")
     with httpx.Client(base_url=live, headers=headers) as client:
         assert [client.get(path).status_code for path in paths] == [403] * 4
         assert post(client, GOOD[0]).status_code == 404  # not under /v1
-        assert client.post("/v1/files", files={"file": ("a", GOOD[0])}).json()["error"]["code"] == "permission_denied"
-        learner.user_permissions.add(Permission.objects.get(codename="train"))
-        assert [client.get(path).status_code for path in paths] == [200, 404, 200, 200]
-    assert httpx.get(f"{live}/v1/files").status_code == 401
+        error = client.post("/v1/files", files={"file": ("a", GOOD[0])}).json()["error"]
+        assert (error["code"], error["message"]) == ("permission_denied", "You need the permission training.add_file.")
+        learner.user_permissions.add(Permission.objects.get(codename="view_file"))
+        assert [client.get(path).status_code for path in paths] == [200, 404, 403, 403]
+        assert client.delete(paths[1]).status_code == 403
+
+
+# --- uploaded again ---
+
+
+def test_a_file_that_is_uploaded_again_keeps_what_was_said_last(http: httpx.Client, clerk: User) -> None:
+    first = post(http, GOOD[0], subject="physics").json()
+    assert (first["subject"], first["task"]) == ("physics", "tutoring")
+    again = post(http, GOOD[0], subject="math", task="learning_path").json()
+    assert (again["id"], again["subject"], again["task"]) == (first["id"], "math", "learning_path")
+    assert post(http, GOOD[0]).json() == again  # which says nothing
+    assert list(Example.objects.values_list("subject", "task")) == [("math", "learning_path")]
+    both = imported(clerk, *GOOD[:2], subject="biology")
+    assert set(Example.objects.values_list("subject", "task")) == {
+        ("biology", "learning_path"),
+        ("biology", "tutoring"),
+    }
+    assert (both.subject, both.task) == ("biology", "tutoring")
+
+
+def test_a_task_that_a_format_is_not_for_is_refused_and_changes_nothing(http: httpx.Client) -> None:
+    query = b'{"query": "snow", "intent": "explain", "subject": "", "level": ""}'
+    assert refused(post(http, query, task="tutoring")) == (
+        400,
+        "task",
+        "task: Examples of the format query are for the task query.",
+    )
+    assert post(http, query).json()["task"] == "query"
+    assert post(http, query, task="tutoring").status_code == 400
+    assert File.objects.get().task == "query"

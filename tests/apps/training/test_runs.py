@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields
 from io import BytesIO
 from typing import Any
 from uuid import UUID
@@ -15,13 +14,13 @@ from apps.inference.services import adapter_add
 from apps.jobs import services as jobs
 from apps.jobs.models import Job, State
 from apps.training.models import Run, RunState
-from apps.training.serializers.runs import OWN, RunCreateSerializer
+from apps.training.serializers.runs import TUNING, RecipeSerializer, RunCreateSerializer
 from apps.training.services import runs as services
-from apps.users.models import Role, User
+from apps.users.models import User
 from apps.users.services import token_create
 from lyo import env
 from tests.apps.training.conftest import chat
-from workers.training.recipe import CHOICES, INTEGERS, NUMBERS, Recipe
+from workers.training.recipe import INTEGERS, NUMBERS, Recipe
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,7 +29,7 @@ METRICS = {"train_loss": 2.5, "seconds_left": 9.0}
 
 @pytest.fixture
 def clerk(transactional_db: None) -> User:
-    return User.objects.create_user("grace", "grace@example.org", role=Role.STAFF)
+    return User.objects.create_superuser("grace", "grace@example.org")
 
 
 @pytest.fixture
@@ -101,16 +100,38 @@ def test_a_run_is_made_of_openais_fields_and_our_own(ai: openai.OpenAI, file: st
     assert [one.id for one in ai.fine_tuning.jobs.list().data] == [made.id]
 
 
-def test_the_form_refuses_what_the_recipe_would(ai: openai.OpenAI) -> None:
+def test_the_form_refuses_what_the_recipe_would() -> None:
     """The web cannot import the recipe: here both are held to the same names and bounds."""
     form = RunCreateSerializer().fields
-    known = {field.name for field in fields(Recipe)}
-    assert set(OWN) <= known
-    for name, (low, high) in {**INTEGERS, **NUMBERS}.items():
-        field = form.get(name) or form["lora"].fields.get(name)
-        if field and name not in ("r", "seed"):
-            assert (field.min_value, field.max_value) == (low, high), name
-    assert list(form["dtype"].choices) == list(CHOICES["dtype"])
+    for name, field in RecipeSerializer().fields.items():
+        if name in TUNING:
+            assert repr(form[name]) == repr(field)
+    hyperparameters = form["hyperparameters"].fields
+    for name, of_recipe in (("n_epochs", "epochs"), ("batch_size", "batch_size"), ("beta", "beta")):
+        bounds = {**INTEGERS, **NUMBERS}[of_recipe]
+        assert (hyperparameters[name].min_value, hyperparameters[name].max_value) == bounds
+
+
+@pytest.mark.parametrize("where", ["hyperparameters", "method"])
+def test_auto_is_the_default_wherever_openai_has_it(ai: openai.OpenAI, file: str, where: str) -> None:
+    auto: Any = dict.fromkeys(("n_epochs", "batch_size", "learning_rate_multiplier"), "auto")
+    asked: dict[str, Any] = {
+        "hyperparameters": auto,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": {**auto, "beta": "auto"}}},
+    }
+    run = begin(ai, file, **{where: asked[where]})
+    assert run.recipe == {"method": "sft"}
+    made = ai.fine_tuning.jobs.retrieve(run.public_id)
+    assert (made.hyperparameters.n_epochs, made.hyperparameters.batch_size) == ("auto", "auto")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", 0, "Auto", "", None, [], {}, "1e999"])
+@pytest.mark.parametrize("name", ["n_epochs", "batch_size", "learning_rate_multiplier"])
+def test_what_is_no_number_and_not_auto_is_refused(ai: openai.OpenAI, file: str, name: str, value: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as refusal:
+        begin(ai, file, hyperparameters={name: value})
+    assert refusal.value.param == f"hyperparameters.{name}"
+    assert not Run.objects.exists()
 
 
 @pytest.mark.parametrize(
@@ -123,7 +144,7 @@ def test_the_form_refuses_what_the_recipe_would(ai: openai.OpenAI) -> None:
         ({"lora": {"rank": 4}}, "lora.rank", "Unknown field"),
         ({"learning_rate": 1}, "learning_rate", "Unknown field"),
         ({"suffix": "a b"}, "suffix", "does not match"),
-        ({"accumulation": 9}, "accumulation", "At most batch_size"),
+        ({"accumulation": 9}, "accumulation", "At most 8"),
         ({"method": {"type": "reinforcement"}}, "method.type", "not a valid choice"),
         ({"method": {"type": "dpo"}}, None, "No approved example matches"),
     ],

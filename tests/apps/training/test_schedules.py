@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test import Client
 from django_celery_beat.models import CrontabSchedule, PeriodicTask
 
 from apps.training.models import Run, Schedule, Slot
+from apps.training.serializers.runs import RecipeSerializer
 from apps.training.services import schedules as services
 from apps.training.tasks import look
+from lyo import env
 from tests.apps.training.conftest import add
+from workers.training.recipe import CHOICES, INTEGERS, NUMBERS, Recipe
+
+pytestmark = pytest.mark.django_db
 
 NOON = datetime(2026, 11, 23, 12, 0, 30, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -123,3 +129,63 @@ def test_when_it_was_last_due(fields: dict[str, Any], now: datetime, expected: d
     crontab = CrontabSchedule(**fields)
     crontab.clean_fields()
     assert services.last_due(crontab, now) == expected
+
+
+# --- the admin ---
+
+ADD = "/admin/training/schedule/add/"
+
+
+def form(recipe: str) -> dict[str, Any]:
+    crontab = CrontabSchedule.objects.get_or_create(minute="0", hour="3")[0]
+    return {
+        "name": "nightly",
+        "enabled": "on",
+        "crontab": crontab.id,
+        "minimum_new": "10",
+        "suffix": "tutor",
+        "recipe": recipe,
+        "slots-TOTAL_FORMS": "0",
+        "slots-INITIAL_FORMS": "0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "error"),
+    [
+        ('{"max_stepz": 3}', "max_stepz: Unknown field."),
+        ('{"max_steps": 0}', "max_steps: Ensure this value is greater than or equal to 1."),
+        ('{"method": "rl"}', 'method: "rl" is not a valid choice.'),
+        ('{"learning_rate": "nan"}', "learning_rate: A valid number is required."),
+        ('{"epochs": "auto"}', "epochs: A valid number is required."),
+        ('{"accumulation": 9}', "accumulation: At most 8: see batch_size."),
+        ('{"method": "kto", "accumulation": 5}', "accumulation: At most 4: see batch_size."),
+        ('{"targets": []}', "targets: Ensure this field has at least 1 elements."),
+        ("[1]", "Invalid data. Expected a dictionary, but got list."),
+        ("{", "Enter a valid JSON."),
+    ],
+)
+def test_a_recipe_that_cannot_be_trained_with_is_refused_by_its_field(
+    admin_client: Client, recipe: str, error: str
+) -> None:
+    response = admin_client.post(ADD, form(recipe))
+    assert response.status_code == 200
+    assert response.context["adminform"].form.errors == {"recipe": [error]}
+    assert not Schedule.objects.exists()
+
+
+@pytest.mark.parametrize("recipe", ["{}", "", '{"method": "kto", "r": 4, "max_steps": 20, "targets": ["q_proj"]}'])
+def test_a_good_recipe_is_kept(admin_client: Client, recipe: str) -> None:
+    assert admin_client.post(ADD, form(recipe)).status_code == 302
+    assert Schedule.objects.get().recipe == json.loads(recipe or "{}")
+    Recipe.of(Schedule.objects.get().recipe)
+
+
+def test_the_form_and_the_trainer_agree_on_what_a_recipe_may_have() -> None:
+    fields = RecipeSerializer().fields
+    assert set(fields) == set(Recipe.__dataclass_fields__)
+    for name, (low, high) in {**INTEGERS, **NUMBERS}.items():
+        known = (fields[name].min_value, fields[name].max_value)  # type: ignore[attr-defined]
+        assert known == ((low, env.MAX_LORA_RANK) if name == "r" else (low, high)), name
+    for name in ("method", "dtype"):
+        assert tuple(fields[name].choices) == CHOICES[name]  # type: ignore[attr-defined]

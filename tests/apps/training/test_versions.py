@@ -12,7 +12,7 @@ from apps.training.models import DataSetVersion, EvaluationSet, Example, Immutab
 from apps.training.selectors.data import version_records
 from apps.training.services import data as services
 from apps.training.similarity import problem_hash
-from apps.users.models import Role, User
+from apps.users.models import User
 from apps.users.services import token_create
 from tests.apps.training.conftest import add, chat, imported
 
@@ -217,7 +217,7 @@ def test_a_bad_version_names_the_field(desk: APIClient, body: dict[str, Any], at
 
 @pytest.mark.django_db(transaction=True)
 def test_records_are_streamed_as_jsonl(live: str) -> None:
-    staff = User.objects.create_user("grace", "grace@example.org", role=Role.STAFF)
+    staff = User.objects.create_superuser("grace", "grace@example.org")
     headers = {"Authorization": f"Bearer {token_create(user=staff)[1]}"}
     for n in range(250):
         add(f"{n} + é?", str(n))

@@ -284,7 +284,7 @@ def test_staff_status_follows_the_role(register: NewClient, role: str) -> None:
     user.role = role
     user.save()
     user.refresh_from_db()
-    assert user.is_staff == (role == "staff")
+    assert user.is_staff == (role in ("teacher", "staff"))
 
 
 def test_a_superuser_is_staff(db: None) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
-from rest_framework.exceptions import ErrorDetail, ValidationError
+from rest_framework.exceptions import ValidationError
 
 from apps.common.constants import Subject
-from apps.common.serializers import StrictSerializer
+from apps.common.serializers import StrictSerializer, texts_of
 from apps.content import services
 from apps.content.importers import Record, Unreadable, catalogue, exercism, openstax
 from apps.content.serializers import (
@@ -54,7 +54,7 @@ class Command(BaseCommand):
                     try:
                         done[f"{record.kind}s {self._keep(record, options['subject'])}"] += 1
                     except ValidationError as error:
-                        errors += [f"{record.place}: {text}" for text in _texts(error.detail)]
+                        errors += [f"{record.place}: {text}" for text in texts_of(error.detail)]
                     if number % EACH == 0:
                         self.stdout.write(f"{number} records read")
                 if errors and not options["skip_errors"]:
@@ -84,15 +84,3 @@ class Command(BaseCommand):
         serializer.is_valid(raise_exception=True)
         with transaction.atomic():
             return put(**serializer.validated_data)
-
-
-def _texts(detail: Any, path: str = "") -> list[str]:
-    """Each error with the path of its field."""
-    if isinstance(detail, ErrorDetail):
-        return [f"{path}: {detail}" if path else str(detail)]
-    named = detail.items() if isinstance(detail, dict) else ((None, inner) for inner in detail)
-    return [
-        text
-        for name, inner in named
-        for text in _texts(inner, path if name in (None, "non_field_errors") else f"{path}.{name}".strip("."))
-    ]
