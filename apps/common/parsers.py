@@ -23,14 +23,24 @@ class StrictJSONParser(JSONParser):
         return loads(parser_context["request"].body)  # reading `stream` would pass DATA_UPLOAD_MAX_MEMORY_SIZE by
 
 
-def loads(body: bytes, name: str = "The body") -> Any:
-    """Parse strictly; raises `ParseError`, which says of `name` what is wrong with it."""
+class _Repeated(Exception):
+    """An object has a name twice."""
+
+
+def loads(body: bytes, name: str = "The body", unique: bool = False) -> Any:
+    """Parse strictly; raises `ParseError`, which says of `name` what is wrong with it.
+
+    unique: refuse objects that have a name twice, of which JSON's readers keep the last.
+    """
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise ParseError(f"{name} is not UTF-8: byte {error.start} is invalid.") from error
     try:
-        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        pairs = _unique if unique else None
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=pairs)
+    except _Repeated as error:
+        raise ParseError(f'{name} has "{str(error)[:50]}" twice in an object.') from error
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if "\n" in text else f"column {error.colno}"
         raise ParseError(f"{name} is not JSON: {error.msg} at {place}.") from error
@@ -48,6 +58,14 @@ def loads(body: bytes, name: str = "The body") -> Any:
     if any(map(_children, layer)):
         _refuse_depth(name)
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Repeated(next(name for place, name in enumerate(names) if name in names[:place]))
+    return found
 
 
 def _children(value: Any) -> Any:

@@ -1,19 +1,22 @@
 from typing import Any
 
 from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from import_export import fields, resources
 from import_export.admin import ImportExportModelAdmin
+from import_export.formats.base_formats import Format
 from import_export.widgets import ForeignKeyWidget, ManyToManyWidget
+from tablib import Dataset
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.contrib.import_export.forms import ExportForm, ImportForm
 from unfold.decorators import display
 
+from apps.common.sheets import BadSheet, csv_of, sheet_of, workbook_of
 from apps.content import services
 from apps.content.html import sanitised
 from apps.content.models import Course, Item, Lesson, Status, Topic, Unit
@@ -23,7 +26,101 @@ CIRCLE = "Its parents or its prerequisites lead back to the topic itself."
 EDUCATIONAL = {"teaches": "success", "entertains": "info"}
 
 
-class TopicResource(resources.ModelResource):
+class Csv(Format):
+    """What comes in is found out by looking: .xlsx or text, in any of the encodings of `common.sheets`."""
+
+    def __init__(self, encoding: str | None = None) -> None:
+        """encoding: of text; there is nothing to choose."""
+
+    def get_title(self) -> str:
+        return "csv"
+
+    def get_extension(self) -> str:
+        return self.get_title()
+
+    def get_content_type(self) -> str:
+        return "text/csv"
+
+    def can_import(self) -> bool:
+        return True
+
+    def can_export(self) -> bool:
+        return True
+
+    def create_dataset(self, in_stream: bytes) -> Dataset:
+        sheet = sheet_of(in_stream)
+        dataset = Dataset(headers=sheet.columns)
+        dataset.lines = []
+        for line, cells in sheet.rows:
+            if len(cells) != len(sheet.columns):
+                raise BadSheet(f"line {line}: it does not have the {len(sheet.columns)} columns of the header")
+            dataset.append(cells)
+            dataset.lines.append(line)
+        return dataset
+
+    def export_data(self, dataset: Dataset, **kwargs: Any) -> str | bytes:
+        return csv_of(dataset.headers, dataset)
+
+
+class Xlsx(Csv):
+    def get_title(self) -> str:
+        return "xlsx"
+
+    def get_content_type(self) -> str:
+        return "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+
+    def export_data(self, dataset: Dataset, **kwargs: Any) -> str | bytes:
+        return workbook_of(dataset.headers, dataset)
+
+
+class SheetResource(resources.ModelResource):
+    """Rows by their keys. An error names the line and the column, and nothing that a sheet says is passed over."""
+
+    TOPICS: tuple[str, ...] = ()  # columns that name topics
+
+    def before_import(self, dataset: Any, **kwargs: Any) -> None:
+        known = [field.column_name for field in self.get_user_visible_fields()]
+        if unknown := [name for name in dataset.headers if name not in known]:
+            raise ValidationError(f"There is no column {unknown[0]!r}: there are {', '.join(known)}.")
+        self.lines: list[int] = dataset.lines
+        self.seen: dict[str, int] = {}
+
+    def before_import_row(self, row: dict[str, Any], row_number: int = 0, **kwargs: Any) -> None:
+        (name,) = self._meta.import_id_fields
+        key, line = str(row.get(name) or "").strip(), self.lines[row_number - 1]
+        if not key:
+            raise ValidationError({name: f"It has no {name}, by which it would be known again."})
+        if (first := self.seen.setdefault(key, line)) != line:
+            raise ValidationError({name: f"{key!r} is on line {first}, too."})
+        for column in self.TOPICS:
+            slugs = {slug.strip() for slug in str(row.get(column) or "").split(";") if slug.strip()}
+            there = set(Topic.objects.filter(slug__in=slugs).values_list("slug", flat=True))
+            if unknown := sorted(slugs - there):
+                raise ValidationError({column: f"There is no topic {unknown[0]!r}."})
+
+    def import_row(self, row: Any, instance_loader: Any, **kwargs: Any) -> Any:
+        result = super().import_row(row, instance_loader, **kwargs)
+        if result.validation_error:
+            place = f"line {self.lines[kwargs['row_number'] - 1]}"
+            result.validation_error = _placed(result.validation_error, place)
+        return result
+
+
+def _placed(error: ValidationError, place: str) -> ValidationError:
+    if not hasattr(error, "error_dict"):
+        return ValidationError([f"{place}: {text}" for text in error.messages])
+    return ValidationError(
+        {
+            name: [
+                f"{place}: {text}" if name == NON_FIELD_ERRORS else f"{place}, column {name}: {text}" for text in texts
+            ]
+            for name, texts in error.message_dict.items()
+        }
+    )
+
+
+class TopicResource(SheetResource):
+    TOPICS = ("parent", "prerequisites")
     parent = fields.Field("parent", "parent", ForeignKeyWidget(Topic, "slug"))
     prerequisites = fields.Field("prerequisites", "prerequisites", ManyToManyWidget(Topic, ";", "slug"))
 
@@ -39,9 +136,10 @@ class TopicResource(resources.ModelResource):
             raise ValidationError(CIRCLE)
 
 
-class ItemResource(resources.ModelResource):
-    """Rows with the columns of a catalogue in CSV; known again by their keys."""
+class ItemResource(SheetResource):
+    """Rows with the columns of a catalogue."""
 
+    TOPICS = ("topics",)
     topics = fields.Field("topics", "topics", ManyToManyWidget(Topic, ";", "slug"))
     tags = fields.Field("tags", "tags")
 
@@ -67,10 +165,9 @@ class ItemResource(resources.ModelResource):
             "status",
         )
 
-    def before_import_row(self, row: dict[str, Any], **kwargs: Any) -> None:
+    def before_import_row(self, row: dict[str, Any], row_number: int = 0, **kwargs: Any) -> None:
         """Of columns that a sheet has not, items keep what they have."""
-        if not str(row.get("key") or "").strip():
-            raise ValidationError("It has no key, by which it would be known again.")
+        super().before_import_row(row, row_number, **kwargs)
         if "body" in row:
             row["body"] = sanitised(str(row["body"] or ""))
         if "tags" in row:
@@ -87,6 +184,18 @@ class SheetAdmin(ModelAdmin, ImportExportModelAdmin):
     """Goes out and comes back as a spreadsheet. What comes in may be new, and may change what is there."""
 
     import_form_class, export_form_class = ImportForm, ExportForm
+    import_formats: tuple[type[Format], ...] = (Csv,)  # which is any sheet
+    export_formats: tuple[type[Format], ...] = (Csv, Xlsx)
+
+    def get_import_data_kwargs(self, **kwargs: Any) -> dict[str, Any]:
+        """What was shown first and is no more so when it is confirmed is kept whole or not at all."""
+        return {**super().get_import_data_kwargs(**kwargs), "rollback_on_validation_errors": True}
+
+    def add_data_read_fail_error_to_form(self, form: Any, e: Exception) -> None:
+        if isinstance(e, BadSheet):
+            form.add_error("import_file", str(e))
+        else:
+            super().add_data_read_fail_error_to_form(form, e)
 
     def has_import_permission(self, request: HttpRequest) -> bool:
         return self.has_add_permission(request) and request.user.has_perm(f"content.change_{self.opts.model_name}")

@@ -14,6 +14,9 @@ from apps.users.models import language_validator
 
 EMBEDDING = 384  # dimensions of the packaged MiniLM
 DAY_S = 86_400
+BODY = 200_000  # characters of an item's body
+TITLE = 200
+LESSONS, UNITS = 500, 100  # of a unit, and of a course
 SEARCHED = 100_000  # characters of a text that can be found: Postgres takes a megabyte of words
 
 slug_validator = RegexValidator(r"^[a-z0-9]+(-[a-z0-9]+)*\Z", "Must be lower-case words joined by hyphens.")

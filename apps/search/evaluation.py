@@ -7,14 +7,15 @@ import subprocess
 import sys
 from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import IO, Any
 
 from django.db import connection, transaction
 
+from apps.common.sheets import BadSheet, decoded
 from apps.search import retrieval, words
 
 NDCG_AT, RECALL_AT = 10, 100
@@ -107,8 +108,8 @@ def _dcg(gains: Sequence[int]) -> float:
 def texts_of(path: Path) -> dict[str, str]:
     """Of lines {"_id" or "id", "text", "title" or not}."""
     found: dict[str, str] = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
+    with path.open("rb") as file:
+        for number, line in enumerate(_lines(path, file), 1):
             if not line.strip():
                 continue
             try:
@@ -124,11 +125,18 @@ def texts_of(path: Path) -> dict[str, str]:
     return found
 
 
+def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
+    try:
+        yield from decoded(file.read()).split("\n")
+    except BadSheet as error:
+        raise BadFile(f"{path}, {error}") from error
+
+
 def judgements_of(path: Path) -> Judged:
     """Of tab-separated lines query, document, gain, or as TREC has them with a column between the first two."""
     judged: Judged = defaultdict(dict)
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, raw in enumerate(csv.reader(file, delimiter="\t"), 1):
+    with path.open("rb") as file:
+        for number, raw in enumerate(csv.reader(_lines(path, file), delimiter="\t"), 1):
             row = raw if len(raw) > 1 else " ".join(raw).split()
             if not row:
                 continue

@@ -9,6 +9,8 @@ preference     {"messages", "chosen", "rejected"}, or as OpenAI has it {"input",
                "non_preferred_output"}
 thumb          {"messages": [..., the assistant's], "liked": true | false}
 
+A file has one on each line, as JSON, or is a sheet: each column is a field, and what is no text is JSON in its cell.
+
 An item of an evaluation set is one of these; a conversation or an instruction may have, beside its fields, those of
 `Marks`.
 """
@@ -26,6 +28,10 @@ Record = dict[str, Any]
 T = TypeVar("T")
 
 ROLES = ("system", "developer", "user", "assistant")
+PLAIN = (  # fields that are texts
+    *("instruction", "input", "output", "query", "intent", "subject", "level", "goal", "current_level", "chosen"),
+    *("rejected", "answer"),
+)
 SECONDS, MINUTES = 10**6, 10**7  # more is a slip of the pen
 
 
@@ -80,23 +86,37 @@ class Invalid(ValueError):
 # --- reading ---
 
 
-def parse(line: bytes, number: int) -> tuple[Format, Record]:
-    """Read a line of JSONL. Raises `Invalid`, which names the line and the field."""
+Line = bytes | dict[str, str]  # of JSONL, or of a sheet: cells by their columns
+
+
+def parse(line: Line, number: int) -> tuple[Format, Record]:
+    """Read a line of a file. Raises `Invalid`, which names the line and the field."""
     return _parse(line, number, validate)
 
 
-def parse_item(line: bytes, number: int) -> tuple[Format, Record, Marks]:
+def parse_item(line: Line, number: int) -> tuple[Format, Record, Marks]:
     """The same of a line of an evaluation set."""
     return _parse(line, number, validate_item)
 
 
-def _parse(line: bytes, number: int, read: Callable[[Any], T]) -> T:
+def _parse(line: Line, number: int, read: Callable[[Any], T]) -> T:
+    name = f"line {number}"
     try:
-        return read(loads(line, name=f"line {number}"))
+        return read(loads(line, name, unique=True) if isinstance(line, bytes) else _of_cells(line, name))
     except ParseError as error:
         raise Invalid(str(error.detail)) from error
     except Invalid as error:
-        raise Invalid(f"line {number}: {error}") from error
+        raise Invalid(f"{name}: {error}") from error
+
+
+def _of_cells(cells: dict[str, str], name: str) -> Record:
+    """Without fields whose cells are empty, but for those that may be, or must not."""
+    empty = ("subject", "level") if "query" in cells else ("input", "output")
+    kept = {column: cell for column, cell in cells.items() if cell or column in empty}
+    return {
+        column: cell if column in PLAIN else loads(cell.encode(), f"{name}, column {column}", unique=True)
+        for column, cell in kept.items()
+    }
 
 
 def validate(record: Any) -> tuple[Format, Record]:

@@ -1,6 +1,7 @@
 """Readers of public formats. Pure: each yields the records of a file or folder, what is named before what names it."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -19,3 +20,8 @@ class Record:
     kind: str = "item"
     fields: dict[str, Any] = field(default_factory=dict)
     error: str = ""
+
+
+def files_of(folder: Path, *endings: str) -> list[Path]:
+    """Of a folder, those of these endings, in whatever case, in order."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower().endswith(endings))

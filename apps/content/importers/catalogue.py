@@ -1,10 +1,9 @@
-"""Lyo's own catalogues: .jsonl, a topic, an item or a course on each line; .csv, items; or a folder of both.
+"""Lyo's own catalogues: lines of JSON, each a topic, an item or a course; sheets (.csv, .xlsx), of items; or a folder.
 
-Topics come first, in the order of teaching, then items, then courses, whatever the files are called. In CSV, topics and
-tags are parted by ";".
+Topics come first, in the order of teaching, then items, then courses, whatever the files are called. In sheets, topics
+and tags are parted by ";".
 """
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,59 +11,77 @@ from typing import Any
 from rest_framework.exceptions import ParseError
 
 from apps.common.parsers import loads
-from apps.content.importers import Record, Unreadable
+from apps.common.sheets import BadSheet, is_sheet, sheet_of, utf8_lines
+from apps.content.importers import Record, Unreadable, files_of
 
-csv.field_size_limit(10_000_000)  # the form of items says how long a cell may be
-
+ENDINGS = (".jsonl", ".csv", ".tsv", ".xlsx")
 KINDS = ("topic", "item", "course")
+KEYS = {"topic": "slug", "item": "key", "course": "key"}
 LISTS = ("topics", "tags")
 NUMBERS = ("duration",)
 
 
 def read(path: Path) -> Iterator[Record]:
-    files = sorted([*path.glob("*.jsonl"), *path.glob("*.csv")]) if path.is_dir() else [path]
+    files = files_of(path, *ENDINGS) if path.is_dir() else [path]
     if not files:
-        raise Unreadable(f"{path} has no .jsonl and no .csv file")
+        raise Unreadable(f"{path} has no file that ends in {', '.join(ENDINGS)}")
     records = [record for file in files for record in _read_file(file)]
+    known: dict[tuple[str, Any], str] = {}
     for position, topic in enumerate(record for record in records if record.kind == "topic"):
         topic.fields.setdefault("position", position)
     for kind in KINDS:
-        yield from (record for record in records if record.kind == kind)
+        for record in records:
+            if record.kind == kind:
+                yield _once(record, known)
+
+
+def _once(record: Record, known: dict[tuple[str, Any], str]) -> Record:
+    """The record, unless another of this import has its key: which of them is meant, nobody can know."""
+    name = KEYS[record.kind]
+    key = record.fields.get(name)
+    if record.error or not isinstance(key, str):
+        return record
+    first = known.setdefault((record.kind, key), record.place)
+    return record if first == record.place else Record(record.place, error=f"{name}: {key!r} is that of {first}, too.")
 
 
 def _read_file(file: Path) -> Iterator[Record]:
     try:
-        yield from _read_csv(file) if file.suffix == ".csv" else _read_jsonl(file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        with file.open("rb") as stream:
+            head = stream.read(64)
+            stream.seek(0)
+            if is_sheet(file.name, head):
+                yield from _read_sheet(file.name, stream.read())
+            else:
+                yield from _read_jsonl(file.name, stream)
+    except (OSError, BadSheet) as error:
         raise Unreadable(f"{file}: {error}") from error
 
 
-def _read_jsonl(file: Path) -> Iterator[Record]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            place = f"{file.name}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                fields = loads(line, "It")
-            except ParseError as error:
-                yield Record(place, error=str(error.detail))
-                continue
-            if not isinstance(fields, dict):
-                yield Record(place, error="It is no JSON object.")
-                continue
-            yield Record(place, _kind_of(fields), fields)
+def _read_jsonl(name: str, stream: Any) -> Iterator[Record]:
+    for number, line in enumerate(utf8_lines(stream), start=1):
+        place = f"{name}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            fields = loads(line, "It", unique=True)
+        except ParseError as error:
+            yield Record(place, error=str(error.detail))
+            continue
+        if not isinstance(fields, dict):
+            yield Record(place, error="It is no JSON object.")
+            continue
+        yield Record(place, _kind_of(fields), fields)
 
 
-def _read_csv(file: Path) -> Iterator[Record]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        for row in reader:
-            place = f"{file.name}, line {reader.line_num}"
-            if None in row or None in row.values():
-                yield Record(place, error=f"It does not have the {len(reader.fieldnames or ())} columns of the header.")
-            else:
-                yield Record(place, "item", {name: _parsed(name, cell) for name, cell in row.items() if cell})
+def _read_sheet(name: str, data: bytes) -> Iterator[Record]:
+    sheet = sheet_of(data)
+    for line, row in sheet.records():
+        place = f"{name}, line {line}"
+        if row is None:
+            yield Record(place, error=f"It does not have the {len(sheet.columns)} columns of the header.")
+        else:
+            yield Record(place, "item", {name: _parsed(name, cell) for name, cell in row.items() if cell})
 
 
 def _parsed(name: str, cell: str) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 from markdown_it import MarkdownIt
 
 from apps.common.constants import Level, Subject
-from apps.content.importers import Record, Unreadable
+from apps.common.sheets import BadSheet, decoded
+from apps.content.importers import Record, Unreadable, files_of
 
 LEVELS = ((3, Level.BEGINNER), (6, Level.INTERMEDIATE), (10, Level.ADVANCED))  # up to this difficulty
 INSTRUCTIONS = ("introduction.md", "instructions.md")
@@ -20,9 +21,9 @@ SKIPPED = ("deprecated", "wip")
 
 
 def read(path: Path) -> Iterator[Record]:
-    file = path / "config.json" if path.is_dir() else path
+    file = next(iter(files_of(path, "config.json")), path / "config.json") if path.is_dir() else path
     try:
-        track = json.loads(file.read_text(encoding="utf-8"))
+        track = json.loads(decoded(file.read_bytes()))
         exercises = {kind: list(track["exercises"].get(kind) or []) for kind in ("concept", "practice")}
         slug, name = str(track["slug"]), str(track["language"])
         concepts = {concept["slug"]: concept["name"] for concept in track.get("concepts", [])}
@@ -39,7 +40,7 @@ def read(path: Path) -> Iterator[Record]:
                 continue
             try:
                 yield Record(place, "item", _item(file.parent, slug, name, kind, exercise, concepts))
-            except (KeyError, TypeError, OSError, UnicodeDecodeError) as error:
+            except (KeyError, TypeError, OSError, BadSheet) as error:
                 yield Record(place, error=f"It cannot be read: {error!r}")
 
 
@@ -81,7 +82,7 @@ def _item(
 ) -> dict[str, Any]:
     trained = exercise["concepts"] if kind == "concept" else exercise.get("practices") or []
     docs = folder / "exercises" / kind / exercise["slug"] / ".docs"
-    texts = [(docs / name).read_text(encoding="utf-8") for name in INSTRUCTIONS if (docs / name).is_file()]
+    texts = [decoded((docs / name).read_bytes()) for name in INSTRUCTIONS if (docs / name).is_file()]
     difficulty = exercise.get("difficulty", 1)
     return {
         "key": f"exercism:{track}:{exercise['slug']}",

@@ -19,11 +19,13 @@ from django.utils import timezone
 from apps.common.constants import Subject, Task
 from apps.common.errors import Conflict
 from apps.common.examples import Observation, sources
+from apps.common.sheets import BadSheet, is_sheet, sheet_of, utf8_lines
 from apps.training.formats import (
     FORMATS,
     TASKS,
     Format,
     Invalid,
+    Line,
     Marks,
     Method,
     Record,
@@ -303,7 +305,7 @@ def _import(file: File, stream: IO[bytes], subject: str, task: str) -> None:
     file.save(force_insert=True)
     counts: Counter[str] = Counter()
     kept = _Kept()
-    records = _records(stream)
+    records = _records(file.filename, stream)
     while batch := list(islice(records, BATCH)):
         if not file.format:
             file.format = batch[0][1]
@@ -326,17 +328,41 @@ def _import(file: File, stream: IO[bytes], subject: str, task: str) -> None:
     _file_say(file, subject, task)
 
 
-def _records(stream: IO[bytes], read: Callable[[bytes, int], tuple[Any, ...]] = parse) -> Iterator[tuple[Any, ...]]:
-    """The number of each line that is not blank, and what is read of it."""
+def _records(
+    name: str, stream: IO[bytes], read: Callable[[Line, int], tuple[Any, ...]] = parse
+) -> Iterator[tuple[Any, ...]]:
+    """The number of each line that is not blank, and what is read of it. Raises `Invalid`."""
+    try:
+        for number, line in _lines(name, stream):
+            yield number, *read(line, number)
+    except BadSheet as error:
+        raise Invalid(str(error)) from error
+
+
+def _lines(name: str, stream: IO[bytes]) -> Iterator[tuple[int, Line]]:
     stream.seek(0)
+    if is_sheet(name, stream.read(64)):
+        stream.seek(0)
+        sheet = sheet_of(stream.read())
+        for number, row in sheet.records():
+            if row is None:
+                raise Invalid(f"line {number}: it does not have the {len(sheet.columns)} columns of the header")
+            _check_length(number, sum(map(len, row.values())))
+            yield number, row
+        return
+    lines = utf8_lines(stream)
     for number in count(1):
-        line = stream.readline(MAX_LINE + 1)
+        line = lines.readline(MAX_LINE + 1)
         if not line:
             return
-        if len(line) > MAX_LINE:
-            raise Invalid(f"line {number}: it is longer than {MAX_LINE // 1024} KiB")
+        _check_length(number, len(line))
         if line.strip():
-            yield number, *read(line, number)
+            yield number, line
+
+
+def _check_length(number: int, length: int) -> None:
+    if length > MAX_LINE:
+        raise Invalid(f"line {number}: it is longer than {MAX_LINE // 1024} KiB")
 
 
 def _imported(file: File, number: int, format_: Format, record: Record) -> Example:
@@ -378,13 +404,13 @@ def _link(file: File, examples: list[Example]) -> None:
 
 
 @transaction.atomic
-def evaluation_set_register(*, name: str, task: str, stream: IO[bytes]) -> EvaluationSet:
-    """Make the next version of an evaluation set of a JSONL file; the same problems give the one that is there.
+def evaluation_set_register(*, name: str, task: str, stream: IO[bytes], filename: str = "") -> EvaluationSet:
+    """Make the next version of an evaluation set of a file; the same problems give the one that is there.
 
     Examples that have one of its problems are rejected, and come back by no import. Raises `ValidationError`.
     """
     try:
-        items = [_item(position, *read) for position, (_, *read) in enumerate(_records(stream, parse_item))]
+        items = [_item(position, *read) for position, (_, *read) in enumerate(_records(filename, stream, parse_item))]
     except Invalid as error:
         raise ValidationError({"file": str(error)}) from error
     if not items:

@@ -92,7 +92,11 @@ class FileListCreate(TrainingOpenAIView):
         responses={200: FileSerializer, **dict.fromkeys((400, 411, 413, 415), ErrorSerializer), **ERRORS},
     )
     def post(self, request: AuthenticatedRequest) -> Response:
-        """Upload a JSONL file of examples. A broken line is refused by its number, and then nothing is kept."""
+        """Upload a file of examples: lines of JSON, or a sheet (.csv, .xlsx) with the fields as columns.
+
+        A broken line is refused by its number, and then nothing is kept. The same bytes are the same file: what is said
+        last of its subject and its task holds.
+        """
         require_size(request)
         form = self.validated(FileCreateSerializer)
         upload = form["file"]

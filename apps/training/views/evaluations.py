@@ -81,8 +81,12 @@ class EvaluationSetListCreate(ListAPIView[EvaluationSet], TrainingView):
         responses={200: EvaluationSetSerializer, 413: RefusalSerializer},
     )
     def post(self, request: AuthenticatedRequest) -> Response:
-        """Register a JSONL file as the next version of a set; the same problems give the version that is there."""
+        """Register a file, lines of JSON or a sheet, as the next version of a set.
+
+        The same problems give the version that is there.
+        """
         require_size(request)
         form = self.validated(EvaluationSetCreateSerializer)
-        made = evaluation_set_register(name=form["name"], task=form["task"], stream=form["file"])
+        upload = form["file"]
+        made = evaluation_set_register(name=form["name"], task=form["task"], stream=upload, filename=upload.name)
         return Response(EvaluationSetSerializer(selectors.evaluation_set_list().get(id=made.id)).data)

@@ -1,9 +1,15 @@
+import csv
+from io import BytesIO, StringIO
+from typing import Any
+
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from openpyxl import load_workbook
 from pytest_django import DjangoAssertNumQueries
 
-from apps.content.models import Course, Item
+from apps.common.sheets import workbook_of
+from apps.content.models import Course, Item, Topic
 from apps.content.services import course_create, item_create, topic_save
 from apps.users.models import Role, User
 
@@ -128,6 +134,111 @@ def test_pages_open_for_those_who_may(admin_client: Client, name: str) -> None:
     nobody.force_login(User.objects.create_user("sid", "sid@example.org", role=Role.STAFF, is_staff=True))
     assert nobody.get(f"/admin/content/{name}/").status_code == 403
     assert Course.objects.count() == 1
+
+
+# --- sheets ---
+
+
+def uploaded(client: Client, data: bytes, name: str = "items.csv", model: str = "item") -> Any:
+    """The page that shows what a sheet would do."""
+    sheet = SimpleUploadedFile(name, data)
+    return client.post(f"/admin/content/{model}/import/", {"format": "0", "resource": "0", "import_file": sheet})
+
+
+def kept(client: Client, page: Any, model: str = "item") -> None:
+    confirmed = page.context["confirm_form"].initial
+    assert client.post(f"/admin/content/{model}/process_import/", confirmed).status_code == 302
+
+
+@pytest.mark.parametrize(
+    ("model", "sheet", "error"),
+    [
+        (
+            "item",
+            b"key,title,topics\na,One,\nb,Two,math-halves;magic\n",
+            "line 3, column topics: There is no topic 'magic'.",
+        ),
+        ("item", b"key,title\na,One\nb,Two\na,Three\n", "line 4, column key: 'a' is on line 2, too."),
+        (
+            "item",
+            b'key,title,kind\na,"One\ntwo",lesson\nb,Two,song\n',
+            "line 4, column kind: Value 'song' is not a valid choice.",
+        ),
+        ("topic", b"slug,name,subject,parent\na,A,math,magic\n", "line 2, column parent: There is no topic 'magic'."),
+        (
+            "topic",
+            b"slug,name,subject,prerequisites\na,A,math,\nb,B,math,a;magic\n",
+            "line 3, column prerequisites: There is no topic 'magic'.",
+        ),
+        ("topic", b"slug,name,subject\na,A,math\na,B,math\n", "line 3, column slug: 'a' is on line 2, too."),
+    ],
+)
+def test_a_row_that_cannot_be_kept_whole_is_told_by_line_and_column(
+    admin_client: Client, model: str, sheet: bytes, error: str
+) -> None:
+    topic_save(slug="math-halves", name="Halves", subject="math")
+    page = uploaded(admin_client, sheet, model=model)
+    rows = page.context["result"].invalid_rows
+    assert [text for row in rows for text in row.error.messages] == [error]
+    assert "confirm_form" not in page.context
+    assert (Item.objects.count(), Topic.objects.count()) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("sheet", "error"),
+    [
+        (b"key,titel\na,One\n", "There is no column &#x27;titel&#x27;"),
+        (b"key,title\na,\xff\n", "line 2 is not UTF-8: byte 2 is invalid"),
+        (b"key,title\na,One,more\n", "line 2: it does not have the 2 columns of the header"),
+    ],
+)
+def test_a_sheet_that_cannot_be_read_whole_is_refused(admin_client: Client, sheet: bytes, error: str) -> None:
+    page = uploaded(admin_client, sheet)
+    assert error in page.content.decode()
+    assert "confirm_form" not in page.context
+
+
+def test_a_workbook_and_a_sheet_of_another_country_come_in(admin_client: Client) -> None:
+    for number, (name, data) in enumerate(
+        {
+            "A.XLSX": workbook_of(["key", "title"], [["k", "One"]]),
+            "b.csv": "key;title\r\nk;Zwei ü\r\n".encode("utf-16"),
+            "c.csv": b"\xef\xbb\xbfkey\ttitle\nk\tThree\n",
+        }.items()
+    ):
+        kept(admin_client, uploaded(admin_client, data, name))
+        assert Item.objects.get().title == ("One", "Zwei ü", "Three")[number]
+
+
+@pytest.mark.parametrize("format_", ["0", "1"])
+def test_formulas_go_out_as_text_and_come_back_as_they_were(admin_client: Client, format_: str) -> None:
+    titles = {"a": "=1+1", "b": "-2 is negative", "c": "@home", "d": "'=x"}
+    for key, title in titles.items():
+        item_create(user=None, key=key, title=title, author="+44")
+    response = admin_client.post(f"{ADMIN}export/", {"format": format_, "resource": "0"})
+    data = response.getvalue() if hasattr(response, "getvalue") else response.content
+    sheet = (
+        load_workbook(BytesIO(data)).active.iter_rows(values_only=True)
+        if format_ == "1"
+        else csv.reader(StringIO(data.decode()))
+    )
+    rows = {row[0]: row for row in sheet}
+    assert {key: rows[key][1] for key in titles} == {key: f"'{title}" for key, title in titles.items()}
+    assert {rows[key][10] for key in titles} == {"'+44"}
+    Item.objects.update(title="changed", author="")
+    kept(admin_client, uploaded(admin_client, data))
+    assert dict(Item.objects.values_list("key", "title")) == titles
+
+
+def test_what_is_no_more_so_when_it_is_confirmed_is_kept_whole_or_not_at_all(admin_client: Client) -> None:
+    topic = topic_save(slug="math-halves", name="Halves", subject="math")
+    page = uploaded(admin_client, b"key,title,topics\na,One,\nb,Two,math-halves\n")
+    topic.delete()
+    confirmed = page.context["confirm_form"].initial
+    client = Client(raise_request_exception=False)
+    client.force_login(User.objects.get(username="admin"))
+    client.post(f"{ADMIN}process_import/", confirmed)
+    assert not Item.objects.exists()
 
 
 # --- teachers ---

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from apps.common.sheets import workbook_of
 from apps.content.models import Course, Item, Topic
 
 pytestmark = pytest.mark.django_db
@@ -83,6 +84,85 @@ def test_a_spreadsheet(tmp_path: Path) -> None:
     assert list(fields) == [("a", "One, two", "math", ["sums", "easy"], 90), ("b", "Three", "general", [], None)]
 
 
+def test_sheets_of_every_kind_are_read_and_endings_may_be_capitals(tmp_path: Path) -> None:
+    (tmp_path / "A.XLSX").write_bytes(workbook_of(["key", "title", "duration"], [["a", "=One", 90]]))
+    (tmp_path / "B.CSV").write_bytes('key;title;tags\r\nb;Zwei ü;"x;y"\r\n'.encode("utf-16"))
+    (tmp_path / "C.JSONL").write_bytes(b"\xef\xbb\xbf" + json.dumps({"key": "c", "title": "Three"}).encode())
+    (tmp_path / "d.jsonl").write_bytes('{"key": "d", "title": "Vier"}\n'.encode("utf-16-be"))
+    (tmp_path / "notes.txt").write_text("not a catalogue")
+    assert run(tmp_path) == "4 items added\n"
+    fields = Item.objects.order_by("key").values_list("key", "title", "duration", "tags")
+    assert list(fields) == [
+        ("a", "=One", 90, []),
+        ("b", "Zwei ü", None, ["x", "y"]),
+        ("c", "Three", None, []),
+        ("d", "Vier", None, []),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("a.csv", b"key,title,topics\na,One,magic\n", "a.csv, line 2: topics: There is no topic 'magic'."),
+        (
+            "a.csv",
+            b"key,titel\na,One\n",
+            "a.csv, line 2: title: This field is required.\na.csv, line 2: titel: Unknown field.",
+        ),
+        ("a.csv", b"key,title\na,One\na,Two\n", "a.csv, line 3: key: 'a' is that of a.csv, line 2, too."),
+        (
+            "a.jsonl",
+            b'{"slug": "a", "name": "A", "subject": "math", "parent": "magic"}',
+            "a.jsonl, line 1: parent: Object with slug=magic does not exist.",
+        ),
+        (
+            "a.jsonl",
+            b'{"slug": "a", "name": "A", "subject": "math"}\n\n{"slug": "a", "name": "B", "subject": "math"}',
+            "a.jsonl, line 3: slug: 'a' is that of a.jsonl, line 1, too.",
+        ),
+        (
+            "a.jsonl",
+            b'{"key": "c", "title": "C", "units": [{"title": "U"}, {"title": "V", "lessons": ["y"]}]}',
+            "a.jsonl, line 1: units.1.lessons: There is no item y.",
+        ),
+        ("a.jsonl", b'{"key": "a", "title": "A", "title": "B"}', 'a.jsonl, line 1: It has "title" twice in an object.'),
+    ],
+)
+def test_nothing_that_a_catalogue_says_is_passed_over(tmp_path: Path, name: str, content: bytes, error: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    said = StringIO()
+    with pytest.raises(CommandError, match="nothing was kept"):
+        call_command("import_content", str(tmp_path), stdout=said, stderr=said)
+    assert said.getvalue() == f"{error}\n"
+    assert (Item.objects.count(), Topic.objects.count(), Course.objects.count()) == (0, 0, 0)
+
+
+def test_a_bad_byte_names_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"key,title\na,One\nb,\xff\n")
+    with pytest.raises(CommandError, match=r"a\.csv: line 3 is not UTF-8: byte 2 is invalid"):
+        run(tmp_path)
+    (tmp_path / "a.csv").unlink()
+    (tmp_path / "a.jsonl").write_bytes(b'{"key": "a", "title": "A"}\n{"key": "\xff"}\n')
+    said = StringIO()
+    with pytest.raises(CommandError):
+        call_command("import_content", str(tmp_path), stdout=said, stderr=said)
+    assert said.getvalue() == "a.jsonl, line 2: It is not UTF-8: byte 9 is invalid.\n"
+
+
+def test_a_course_keeps_the_lessons_that_are_there_and_the_others_are_named(tmp_path: Path) -> None:
+    course = {
+        "key": "c",
+        "title": "C",
+        "units": [{"title": "U", "lessons": ["halves", "gone"]}, {"title": "V", "lessons": []}],
+    }
+    file = write(tmp_path / "a.jsonl", TOPIC, ITEM, course)
+    assert run(file, "--skip-errors").splitlines() == [
+        "a.jsonl, line 3: units.0.lessons: There is no item gone.",
+        "1 courses added, 1 items added, 1 topics added",
+    ]
+    assert [[item.key for item in unit.lessons.all()] for unit in Course.objects.get().units.all()] == [["halves"], []]
+
+
 def test_topics_that_need_each_other_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "1.jsonl", TOPIC, {**TOPIC, "slug": "math-b", "prerequisites": ["math-halves"]})
     run(tmp_path)
@@ -94,7 +174,7 @@ def test_topics_that_need_each_other_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_not_there_or_of_another_format_is_said(tmp_path: Path) -> None:
     for format_, text in (
-        ("catalogue", "has no .jsonl"),
+        ("catalogue", "has no file that ends in .jsonl"),
         ("exercism", "is no config.json"),
         ("openstax", r"has no \*.collection.xml"),
     ):
@@ -184,6 +264,67 @@ def test_a_book_of_openstax(tmp_path: Path) -> None:
         ("Snakes", ["Preface"]),
         ("Loops", ["While"]),
     ]
+
+
+LONG = """<document xmlns="http://cnx.rice.edu/cnxml"><title>Long</title><content><para>First.</para>{}</content></document>"""
+
+
+def book(folder: Path, **modules: str) -> Path:
+    (folder / "collections").mkdir()
+    collection = COLLECTION.replace('<col:module document="m3"/>', '<col:module document="m2"/>')
+    (folder / "collections" / "snakes.COLLECTION.XML").write_text(collection)
+    for name, text in {"m1": MODULE.format("Preface"), **modules}.items():
+        (folder / "modules" / name).mkdir(parents=True)
+        (folder / "modules" / name / "index.cnxml").write_text(text)
+    return folder
+
+
+def lessons() -> dict[str, list[str]]:
+    return {unit.title: [place.item.key for place in unit.places.all()] for unit in Course.objects.get().units.all()}
+
+
+def test_a_module_that_is_too_long_is_parted_at_its_sections(tmp_path: Path) -> None:
+    sections = "".join(
+        f"<section><title>S{n}</title><para>{'word ' * 15_000}</para></section>tail{n}" for n in range(5)
+    )
+    said = run(book(tmp_path, m2=LONG.format(sections)), "--format", "openstax", "--subject", "programming")
+    assert said == "1 courses added, 4 items added\n"
+    keys = [f"openstax:snakes:m2:{n}" for n in (1, 2, 3)]
+    assert lessons() == {"Snakes": ["openstax:snakes:m1"], "Loops": keys}
+    items = [Item.objects.get(key=key) for key in keys]
+    assert [item.title for item in items] == [f"Long ({n} of 3)" for n in (1, 2, 3)]
+    assert [[n for n in range(5) if f"<h2>S{n}</h2>" in item.body] for item in items] == [[0, 1], [2, 3], [4]]
+    whole = "".join(item.text.replace("\n", " ") for item in items)
+    assert [whole.count(f"S{n} word") for n in range(5)] == [1] * 5
+    assert [whole.count(f"tail{n}") for n in range(5)] == [1] * 5
+    assert whole.count("word") == 75_000
+    assert "unchanged" in run(tmp_path, "--format", "openstax", "--subject", "programming")
+
+
+def test_a_section_that_is_too_long_is_parted_too_and_what_cannot_be_is_named(tmp_path: Path) -> None:
+    long = f"<note><para>{'word ' * 30_000}</para><para>{'other ' * 20_000}</para></note>"
+    vast = f"<section><title>Vast</title>{long}<para>{'x' * 250_000}</para><para>End.</para></section>"
+    said = run(book(tmp_path, m2=LONG.format(vast)), "--format", "openstax", "--skip-errors")
+    assert said.splitlines() == [
+        "modules/m2/index.cnxml, part 3 of 4: body: Ensure this field has no more than 200000 characters.",
+        "snakes.COLLECTION.XML: units.1.lessons: There is no item openstax:snakes:m2:3.",
+        "1 courses added, 4 items added",
+    ]
+    assert lessons()["Loops"] == [f"openstax:snakes:m2:{n}" for n in (1, 2, 4)]
+    assert Item.objects.get(key="openstax:snakes:m2:4").text == "End."
+
+
+def test_a_book_without_titles_and_with_many_modules_is_a_course_all_the_same(tmp_path: Path) -> None:
+    many = "".join(f'<col:module document="m{n}"/>' for n in range(510))
+    text = f"""<col:collection xmlns:col="http://cnx.rice.edu/collxml" xmlns:md="http://cnx.rice.edu/mdml">
+    <col:content><col:subcollection><col:content>{many}</col:content></col:subcollection></col:content></col:collection>"""
+    (tmp_path / "big.collection.xml").write_text(text)
+    for n in range(510):
+        (tmp_path / "modules" / f"m{n}").mkdir(parents=True)
+        (tmp_path / "modules" / f"m{n}" / "index.cnxml").write_text(LONG.format("").replace("Long", ""))
+    assert run(tmp_path, "--format", "openstax").endswith("1 courses added, 510 items added\n")
+    assert {title: len(keys) for title, keys in lessons().items()} == {"big": 500, "big (2)": 10}
+    assert Item.objects.get(key="openstax:big:m7").title == "openstax:big:m7"
 
 
 def test_an_xml_bomb_is_refused(tmp_path: Path) -> None:

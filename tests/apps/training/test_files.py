@@ -11,6 +11,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.core.files.storage import default_storage
 
+from apps.common.sheets import workbook_of
 from apps.training.models import Example, File
 from apps.training.services import data as services
 from apps.users.models import User
@@ -115,7 +116,10 @@ def test_a_line_that_is_broken_after_a_batch_undoes_the_batch(clerk: User, monke
         (b'{"prompt": "x"}', "file: line 1: it is of no known format: it has none of"),
         (GOOD[0] + b'\n{"instruction": "a", "output": "b"}', "file: line 2: it is of the format instruction, but the"),
         (GOOD[0] + b"\n" + b"x" * (services.MAX_LINE + 1), "file: line 2: it is longer than 256 KiB"),
-        (b"\xff\xfe\x00", "file: line 1 is not UTF-8: byte 0 is invalid."),
+        (b"\xff\xfe\x00", "file: line 1 is not UTF-16: byte 0 is invalid"),
+        (GOOD[0] + b"\n\n\xff", "file: line 3 is not UTF-8: byte 0 is invalid."),
+        (b'{"instruction": "a", "output": "b", "output": "c"}', 'file: line 1 has "output" twice in an object.'),
+        (b"instruction,output\na,b\nc\n", "file: line 1 is not JSON"),
     ],
 )
 def test_bad_content_is_refused(http: httpx.Client, content: bytes, message: str) -> None:
@@ -225,3 +229,50 @@ def test_a_task_that_a_format_is_not_for_is_refused_and_changes_nothing(http: ht
     assert post(http, query).json()["task"] == "query"
     assert post(http, query, task="tutoring").status_code == 400
     assert File.objects.get().task == "query"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("A.JSONL", b"\xef\xbb\xbf" + GOOD[0]),
+        ("a.jsonl", GOOD[0].decode().encode("utf-16")),
+        ("a.jsonl", GOOD[0].decode().encode("utf-16-le")),
+        (
+            "a.csv",
+            (
+                "messages\n" + '"' + json.dumps(chat("What is 0 + 1?", "1")["messages"]).replace('"', '""') + '"'
+            ).encode(),
+        ),
+        ("A.XLSX", workbook_of(["messages"], [[json.dumps(chat("What is 0 + 1?", "1")["messages"])]])),
+    ],
+)
+def test_examples_come_in_every_encoding_and_as_sheets(http: httpx.Client, name: str, content: bytes) -> None:
+    assert post(http, content, name).json()["format"] == "chat"
+    assert Example.objects.get().content == json.loads(GOOD[0])
+
+
+def test_a_sheet_has_a_column_for_each_field_and_names_the_line_and_column(clerk: User) -> None:
+    header = b"instruction;input;output;\r\n"
+    file = imported(clerk, header + b"Add.;2 + 3;5;\r\n;;;\r\nSay hi.;;Hi.;\r\n", name="a.CSV")
+    assert (file.format, file.statistics["lines"]) == ("instruction", 2)
+    learning = b'goal,current_level,time_available,learning_path\nSew,beginner,30,"[""Week 1""]"\n'
+    assert imported(clerk, learning, name="b.csv").task == "learning_path"
+    for content, said in (
+        (header + b"Add.;2 + 3;;\r\n", "line 2: output is empty"),
+        (b"query,intent,subject,level\nsnow,explain,,\nice,melt,,\n", "line 3: intent is .melt., not one of"),
+        (b"instruction,output,hue\nAdd,5,red\n", "line 2, column hue is not JSON"),
+        (learning + b"Knit,beginner,soon,[]\n", "line 3, column time_available is not JSON"),
+        (b"instruction,output\na,b,c\n", "line 2: it does not have the 2 columns of the header"),
+        (b"instruction,output\na,\xff\n", "line 2 is not UTF-8"),
+    ):
+        with pytest.raises(services.ValidationError, match=said):
+            imported(clerk, content, name="c.csv")
+    assert File.objects.count() == 2
+
+
+def test_an_evaluation_set_comes_as_a_sheet(clerk: User) -> None:
+    sheet = b"instruction;output;answer;hint;level\nWhat is 2 + 3?;5;5;true;beginner\nWhat is 4 + 4?;8;;;\n"
+    made = services.evaluation_set_register(
+        name="sums", task="tutoring", stream=BytesIO(sheet.decode().encode("utf-16")), filename="SUMS.CSV"
+    )
+    assert list(made.items.values_list("answer", "hint", "level")) == [("5", True, "beginner"), ("", False, "")]

@@ -1,6 +1,6 @@
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from apps.common.constants import Subject
 from apps.common.serializers import StrictSerializer, texts_of
 from apps.content import services
 from apps.content.importers import Record, Unreadable, catalogue, exercism, openstax
+from apps.content.models import Item, Status
 from apps.content.serializers import (
     CatalogueCourseSerializer,
     CatalogueItemSerializer,
@@ -32,7 +33,8 @@ EACH = 500  # records between two notes of how far it is
 class Command(BaseCommand):
     help = (
         "Bring content in. A record with an error is reported by its place, and then nothing is kept: mend it, or let "
-        "--skip-errors keep the others. What was brought in before, by its key, is changed."
+        "--skip-errors keep the others; a course then keeps the lessons that are there. What was brought in before, by "
+        "its key, is changed."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -51,6 +53,8 @@ class Command(BaseCommand):
         try:
             with transaction.atomic():
                 for number, record in enumerate(READERS[options["format"]](options["path"]), start=1):
+                    if record.kind == "course":
+                        errors += [f"{record.place}: {text}" for text in _lessons_missing(record)]
                     try:
                         done[f"{record.kind}s {self._keep(record, options['subject'])}"] += 1
                     except ValidationError as error:
@@ -84,3 +88,20 @@ class Command(BaseCommand):
         serializer.is_valid(raise_exception=True)
         with transaction.atomic():
             return put(**serializer.validated_data)
+
+
+def _lessons_missing(record: Record) -> Iterator[str]:
+    """Say which items a course names that are not there; it is left with the others."""
+    units = [unit for unit in _list(record.fields.get("units")) if isinstance(unit, dict)]
+    named = {key for unit in units for key in _list(unit.get("lessons")) if isinstance(key, str)}
+    there = set(Item.objects.exclude(status=Status.ARCHIVED).filter(key__in=named).values_list("key", flat=True))
+    for number, unit in enumerate(units):
+        for key in _list(unit.get("lessons")):
+            if key in named and key not in there:
+                yield f"units.{number}.lessons: There is no item {key}."
+        if isinstance(unit.get("lessons"), list):
+            unit["lessons"] = [key for key in unit["lessons"] if key in there or key not in named]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
