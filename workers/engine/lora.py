@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from workers.engine.linear import Linear, PackedLinear, fastest
+from workers.engine.patterns import Patterns
 from workers.engine.threads import aside
 from workers.protocols import AdapterStats, Refused
 
@@ -29,6 +30,7 @@ CONFIG, WEIGHTS, META = "adapter_config.json", "adapter_model.safetensors", "met
 NAME = re.compile(r"[^@]+@([0-9a-f]{16})")
 WEIGHT = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
+MAX_JSON = 2**20  # bytes of settings
 RETRY_S = 1.0  # an adapter is unpinned or unloaded without a sign to those who wait for room
 STACKED = 4  # adapters that stay stacked although fewer are needed: building a stack takes as long as a step
 
@@ -364,8 +366,9 @@ def read_pairs(
     if unknown := unknown + [key for key, match in found.items() if not match]:
         names = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
         raise refused(path, f"has weights for {names}, where this model takes none: train without these")
+    scales = Scales(path.with_name(CONFIG), config)
     for module in modules:
-        rank, scale = rank_and_scale(path.with_name(CONFIG), config, module)
+        rank, scale = scales.of(module)
         if rank > max_rank:
             limit = f"at most {max_rank} is served: train with a smaller r, or raise that limit"
             raise refused(path, f"has rank {rank} for {module}, {limit}")
@@ -381,12 +384,13 @@ def read_pairs(
         yield module, (down, up * scale)
 
 
-def adapter_digest(folder: Path) -> str:
+def adapter_digest(folder: Path, config: Mapping[str, Any] | None = None) -> str:
     """The digest by which a PEFT folder is known: 16 hex digits of what decides its answers, weights and settings.
 
+    config: the settings that it is to have, in the place of those that are there.
     Raises `Refused` for a folder that PEFT did not write, or whose weights are no safetensors.
     """
-    config = read_config(folder)
+    config = read_config(folder) if config is None else config
     weights = folder / WEIGHTS
     if not weights.is_file():
         others = ", ".join(path.name for path in sorted(folder.glob("adapter_model.*")))
@@ -413,20 +417,27 @@ def check_served(path: Path, config: Mapping[str, Any]) -> None:
             raise refused(path, f"has {key} = {json.dumps(value)}, which is not served: train without it")
 
 
-def rank_and_scale(path: Path, config: Mapping[str, Any], module: str) -> tuple[int, float]:
-    """As PEFT has them: the first pattern counts that matches the end of the module's name."""
+class Scales:
+    """Ranks and scales as PEFT has them: the first pattern counts that matches the end of a module's name."""
 
-    def of(module: str, patterns: str, default: str) -> Any:
-        for pattern, value in (config.get(patterns) or {}).items():
-            if re.fullmatch(rf"(.*\.)?({pattern})", module):
-                return value
-        return config[default]
+    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
+        self._path, self._config = path, config
+        self._patterns: dict[str, Patterns] = {}
 
-    try:
-        rank = of(module, "rank_pattern", "r")
-        return rank, of(module, "alpha_pattern", "lora_alpha") / (sqrt(rank) if config.get("use_rslora") else rank)
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, re.error) as error:
-        raise refused(path, f"gives {module} no valid r and lora_alpha ({error!r}): save the adapter again") from error
+    def of(self, module: str) -> tuple[int, float]:
+        config = self._config
+        try:
+            rank = self._value(module, "rank_pattern", "r")
+            alpha = self._value(module, "alpha_pattern", "lora_alpha")
+            return rank, alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+            problem = f"gives {module} no valid r and lora_alpha ({error}): save the adapter again"
+            raise refused(self._path, problem) from error
+
+    def _value(self, module: str, patterns: str, default: str) -> Any:
+        if patterns not in self._patterns:
+            self._patterns[patterns] = Patterns(self._config.get(patterns) or {})
+        return self._patterns[patterns].of(module, self._config[default])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -435,8 +446,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MAX_JSON:
+            raise refused(path, f"is larger than {mib(MAX_JSON)}")
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise refused(path, f"cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise refused(path, "is not a JSON object")

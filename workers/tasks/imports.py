@@ -10,7 +10,8 @@ from apps.inference import store
 from apps.inference.models import Adapter
 from apps.inference.services import adapter_add
 from lyo import env
-from workers.engine.lora import META, adapter_digest, read_json, read_updates
+from workers.engine.lora import CONFIG, META, adapter_digest, read_config, read_json, read_updates
+from workers.engine.patterns import plain_config
 from workers.engine.threads import aside
 from workers.models.folder import model_folder
 from workers.models.load import linear_shapes
@@ -55,19 +56,24 @@ def adapter_find_or_import(folder: Path, **about: str) -> Adapter:
 def adapter_import(folder: Path, *, suffix: str, task: str = "", subject: str = "", licence: str = "") -> Adapter:
     """Publish a PEFT folder, and enter it; what is there already is the adapter that it is.
 
+    Patterns of modules' names are written out: nobody who reads the folder later has a stranger's to match.
     Raises `Refused` for what the engine would: another base model, weights that are not finite, that change nothing, or
     of modules that the model does not have.
     """
     spec = resolve(env.MODEL)
     base, base_digest = model_folder(spec, env.MODELS_DIR)
-    aside(lambda: read_updates(folder, linear_shapes(base), base_digest, max_rank=env.MAX_LORA_RANK))
+    updates = aside(lambda: read_updates(folder, linear_shapes(base), base_digest, max_rank=env.MAX_LORA_RANK))
+    given_config = read_config(folder)
+    config = plain_config(given_config, sorted(updates))
     given = read_json(folder / META) if (folder / META).exists() else {}
     meta = {**given, "base_model": spec.name, "base_digest": base_digest}
-    digest = adapter_digest(folder)
+    digest = adapter_digest(folder, config)
     published = env.ADAPTERS_DIR / digest
     if not published.is_dir():
         with store.beside(published) as copy:
             shutil.copytree(folder, copy, dirs_exist_ok=True)
+            if config != given_config:
+                (copy / CONFIG).write_text(json.dumps(config, indent=2))
             (copy / META).write_text(json.dumps(meta, indent=2))
     store.keep(digest)
     recipe = known(meta, "recipe", dict) or {}

@@ -75,7 +75,9 @@ class AdapterSerializer(AdapterSummarySerializer):
 
 
 class AdapterUploadSerializer(StrictSerializer):
-    file = serializers.FileField(help_text="A .zip or .tar.gz of the folder that PEFT's save_pretrained wrote.")
+    file = serializers.FileField(
+        help_text="A .zip, .tar, .tar.gz or .tar.bz2 of the folder that PEFT's save_pretrained wrote."
+    )
     suffix = serializers.RegexField(r"^[\w.-]{1,64}\Z", help_text="A word of its name.")
     task = serializers.ChoiceField(choices=Task.choices, default="", allow_blank=True, help_text="That it is for.")
     subject = serializers.ChoiceField(**ANY_SUBJECT, help_text="That it is for; empty: all.")
@@ -83,10 +85,13 @@ class AdapterUploadSerializer(StrictSerializer):
 
 
 class JobAcceptedSerializer(serializers.Serializer[Any]):
-    """Documents `job_accepted`, which makes it."""
+    """Documents the 202 of an upload, which has `job_accepted` in it."""
 
     job = serializers.DictField(help_text="Its result will have `adapter`, the name, and `id`.")
     events = serializers.CharField()
+    skipped = serializers.ListField(
+        child=serializers.CharField(), help_text="Members of the archive that are no files of an adapter."
+    )
 
 
 class BelievedSerializer(StrictSerializer):

@@ -70,8 +70,11 @@ def _held_back(evaluation: Evaluation | None) -> tuple[Conflict | None, list[str
     return None, []
 
 
-def adapter_upload(*, user: User, archive: IO[bytes], suffix: str, task: str, subject: str, licence: str) -> Job:
-    """Unpack an adapter's archive to the store, and queue its check by a worker that knows the model.
+def adapter_upload(
+    *, user: User, archive: IO[bytes], suffix: str, task: str, subject: str, licence: str
+) -> tuple[Job, list[str]]:
+    """Unpack an adapter's archive to the store, and queue its check by a worker that knows the model. Returns the names
+    of what in it was no file of an adapter, too.
 
     Raises `ValidationError` that names the member which is refused, and `ParseError` for a meta.json that is not JSON;
     then nothing is kept.
@@ -79,7 +82,7 @@ def adapter_upload(*, user: User, archive: IO[bytes], suffix: str, task: str, su
     with TemporaryDirectory(prefix="lyo-adapter-") as temporary:
         folder = Path(temporary)
         try:
-            unpack(archive, folder, env.MAX_ADAPTER_MB * 2**20)
+            skipped = unpack(archive, folder, env.MAX_ADAPTER_MB * 2**20)
         except BadArchive as refusal:
             raise ValidationError({"file": [str(refusal)]}, code="bad_archive") from refusal
         if (folder / META).exists():
@@ -87,7 +90,7 @@ def adapter_upload(*, user: User, archive: IO[bytes], suffix: str, task: str, su
         incoming = f"{store.INCOMING}/{uuid4()}"
         store.put(incoming, folder)
     about = {"suffix": suffix, "task": task, "subject": subject, "licence": licence}
-    return job_create(kind=IMPORT_KIND, user=user, request={"folder": incoming, **about})
+    return job_create(kind=IMPORT_KIND, user=user, request={"folder": incoming, **about}), skipped
 
 
 def upload_forget(job: Job) -> dict[str, str]:

@@ -61,13 +61,15 @@ class AdapterListCreate(ListAPIView[Adapter], TrainingView):
     def post(self, request: AuthenticatedRequest) -> Response:
         """Import a PEFT folder from outside. A worker checks it against the model; the job's result names the adapter.
 
-        Only safetensors are taken, and nothing but an adapter's own files; the same weights are the same adapter.
+        Only safetensors are taken, and nothing but an adapter's own files: `skipped` names what else was there. The
+        same weights are the same adapter.
         """
         if int(request.META.get("CONTENT_LENGTH") or 0) > env.MAX_ADAPTER_MB * 2**20 + FORM_BYTES:
             raise RequestTooLarge(f"An adapter may have {env.MAX_ADAPTER_MB} MB at most.")
         form = self.validated(AdapterUploadSerializer)
-        job = services.adapter_upload(user=request.user, archive=form.pop("file"), **form)
-        return Response(job_accepted(user=request.user, job_id=job.id), status=status.HTTP_202_ACCEPTED)
+        job, skipped = services.adapter_upload(user=request.user, archive=form.pop("file"), **form)
+        body = {**job_accepted(user=request.user, job_id=job.id), "skipped": skipped}
+        return Response(body, status=status.HTTP_202_ACCEPTED)
 
 
 class AdapterDetail(TrainingView):

@@ -1,5 +1,6 @@
 """Archives of adapters from anywhere: what is taken, and that nothing else is written."""
 
+import bz2
 import gzip
 import tarfile
 import zipfile
@@ -72,6 +73,15 @@ def long_named_tar() -> bytes:
     return target.getvalue()
 
 
+def many_members_zip() -> bytes:
+    """Its list of members is longer than a megabyte."""
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for number in range(6000):
+            archive.writestr(f"{number}{'x' * 150}", b"")
+    return target.getvalue()
+
+
 def encrypted_zip() -> bytes:
     content = bytearray(zipped(FILES))
     content[6] |= 1
@@ -101,10 +111,26 @@ def test_an_adapter_is_unpacked_from_the_top_or_from_one_folder(
         (tarred(FILES, extra=link("README.md", tarfile.LNKTYPE)), "'README.md' is a link or a device"),
         (tarred(FILES, extra=link("README.md", tarfile.FIFOTYPE)), "'README.md' is a link or a device"),
         (zip_link(), "'meta.json' is a link or a device"),
-        (zipped({**FILES, "adapter_model.bin": b""}), "'adapter_model.bin' is not a file of an adapter"),
-        (tarred({**FILES, "a/b.pkl": b""}), "'a/b.pkl' is not a file of an adapter"),
-        (zipped({"a/adapter_config.json": b"", "b/adapter_model.safetensors": b""}), "is not in one folder"),
-        (zipped({"a/b/adapter_config.json": b""}), "is not in one folder"),
+        (
+            zipped({"adapter_config.json": b"{}", "adapter_model.bin": b""}),
+            "but adapter_model.bin, which is not opened",
+        ),
+        (
+            zipped({"a/adapter_config.json": b"", "b/adapter_model.safetensors": b""}),
+            "has no adapter_model.safetensors",
+        ),
+        (zipped({f"{c}/{name}": b"{}" for c in "ab" for name in FILES}), "It has an adapter in 'a' and in 'b'"),
+        (zipped({"C:\\adapter_config.json": b"", **FILES}), "'C:/adapter_config.json' leads out"),
+        (zipped({"a\\..\\..\\x": b"", **FILES}), "'a/../../x' leads out"),
+        (zipped({"\\x": b"", **FILES}), "'/x' leads out"),
+        (tarred(FILES, extra=link("__MACOSX/x")), "'__MACOSX/x' is a link or a device"),
+        (tarred(FILES, extra=link("checkpoint-3/optimizer.pt")), "'checkpoint-3/optimizer.pt' is a link or a device"),
+        (zipped({**FILES, "./meta.json": b"1", "meta.json": b"2"}), "'meta.json' is there twice"),
+        (zipped({**FILES, "x" * 301: b""}), "is a name of 301 characters"),
+        (zipped({f"{n}": b"" for n in range(2001)}), "more than 2000 members"),
+        (tarred({f"{n}": b"" for n in range(2001)}), "more than 2000 members"),
+        (many_members_zip(), "more than 2000 members"),
+        (tarred({"junk": bytes(3 * LIMIT + 2**20), **FILES}), "grows past its limit"),
         (zipped({**FILES, "README.md": bytes(LIMIT)}), "'README.md' takes it past 0.0625 MiB"),
         (tarred({**FILES, "README.md": bytes(LIMIT)}), "'README.md' takes it past 0.0625 MiB"),
         (long_named_tar(), "grows past its limit"),
@@ -114,8 +140,8 @@ def test_an_adapter_is_unpacked_from_the_top_or_from_one_folder(
         (tarred(FILES)[:-30], "cannot be unpacked"),
         (zipped({"adapter_config.json": b"{}"}), "has no adapter_model.safetensors"),
         (zipped({f"d{n}/": b"" for n in range(100)}), "has no adapter_config.json"),
-        (b"\x80\x04pickle", "neither a .zip nor a .tar.gz"),
-        (b"", "neither a .zip nor a .tar.gz"),
+        (b"\x80\x04pickle", "neither a .zip nor a .tar"),
+        (b"", "neither a .zip nor a .tar"),
     ],
 )
 def test_what_is_not_an_adapter_is_refused_by_the_name_of_its_member(
@@ -127,6 +153,67 @@ def test_what_is_not_an_adapter_is_refused_by_the_name_of_its_member(
         unpack(BytesIO(archive), target, LIMIT)
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
     assert {path.name for path in target.iterdir()} <= {*FILES, "meta.json", "README.md"}
+
+
+JUNK = {
+    "Trainer": [
+        *("checkpoint-10/optimizer.pt", "checkpoint-10/rng_state.pth", "checkpoint-10/scheduler.pt"),
+        *("checkpoint-10/adapter_config.json", "checkpoint-10/adapter_model.safetensors", "checkpoint-10/meta.json"),
+        *("training_args.bin", "trainer_state.json", "runs/Nov26/events.out.tfevents.1", ".gitattributes"),
+    ],
+    "Unsloth": ["tokenizer.json", "tokenizer.model", "special_tokens_map.json", "chat_template.jinja", "vocab.json"],
+    "macOS": ["__MACOSX/._maths", "__MACOSX/maths/._adapter_config.json", "._adapter_config.json", ".DS_Store"],
+    "a repository": [
+        ".git/config",
+        ".git/objects/aa/bb",
+        "adapter_model.bin",
+        ".cache/huggingface/x.lock",
+        "Thumbs.db",
+    ],
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "maths/", "./outputs/maths/"])
+@pytest.mark.parametrize("packed", [zipped, tarred])
+@pytest.mark.parametrize("whose", JUNK)
+def test_what_packers_and_trainers_leave_is_skipped_and_listed(
+    whose: str, packed: Callable[..., bytes], prefix: str, tmp_path: Path
+) -> None:
+    junk = dict.fromkeys(JUNK[whose], b"junk")
+    skipped = unpack(BytesIO(packed({**junk, **FILES, "README.md": b"# A"}, prefix)), tmp_path, LIMIT)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {**FILES, "README.md": b"# A"}
+    top = prefix.removeprefix("./")
+    assert sorted(skipped) == sorted(f"{top}{name}" for name in junk)
+
+
+def test_an_archive_made_by_windows_is_unpacked(tmp_path: Path) -> None:
+    files = {f"maths\\{name}": content for name, content in FILES.items()}
+    skipped = unpack(BytesIO(zipped({"maths\\": b"", **files, "maths\\desktop.ini": b""})), tmp_path, LIMIT)
+    assert ({path.name for path in tmp_path.iterdir()}, skipped) == (set(FILES), ["maths/desktop.ini"])
+
+
+def test_of_checkpoints_alone_one_is_an_adapter_and_two_are_a_question(tmp_path: Path) -> None:
+    one = {f"out/checkpoint-5/{name}": content for name, content in FILES.items()}
+    assert unpack(BytesIO(tarred(one)), tmp_path, LIMIT) == []
+    two = {f"out/checkpoint-9/{name}": content for name, content in FILES.items()}
+    with pytest.raises(BadArchive, match="in 'out/checkpoint-5' and in 'out/checkpoint-9': pack one of them"):
+        unpack(BytesIO(zipped({**one, **two})), tmp_path, LIMIT)
+
+
+@pytest.mark.parametrize("compressed", [bytes, bz2.compress, gzip.compress])
+def test_a_tar_may_be_packed_or_not(compressed: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    assert unpack(BytesIO(compressed(gzip.decompress(tarred(FILES)))), tmp_path, LIMIT) == []
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+
+
+def test_settings_are_small_whatever_the_limit(tmp_path: Path) -> None:
+    with pytest.raises(BadArchive, match=r"'adapter_config\.json' takes it past 1 MiB"):
+        unpack(BytesIO(zipped({**FILES, "adapter_config.json": bytes(2**20 + 1)})), tmp_path, 2**30)
+
+
+def test_what_is_skipped_of_a_zip_is_not_even_unpacked(tmp_path: Path) -> None:
+    bomb = {f"checkpoint-1/{n}.pt": bytes(2**22) for n in range(8)}
+    assert len(unpack(BytesIO(zipped({**FILES, **bomb})), tmp_path, LIMIT)) == 8
 
 
 def test_what_is_packed_can_be_unpacked(tmp_path: Path) -> None:

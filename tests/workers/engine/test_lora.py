@@ -373,6 +373,7 @@ def test_weights_that_do_not_fit_are_refused_with_file_and_module(
         {"r": 0},
         {"lora_alpha": "much"},
         {"rank_pattern": {"(": 1}},
+        {"rank_pattern": {"(?=q)q_proj": 1}},
         {"alpha_pattern": [1]},
         {"use_rslora": 1, "r": -4},
     ],

@@ -124,6 +124,21 @@ def test_an_upload_becomes_an_adapter_under_its_digest(folder: Path, kept: Path,
     }
 
 
+def test_patterns_of_modules_are_written_out_so_that_nobody_matches_them_again(folder: Path, kept: Path) -> None:
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    hostile = {"target_modules": "(.*)*(q|v)_proj", "alpha_pattern": {"(.*)*v_proj": 64}, "layers_pattern": "(a+)+b"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings | hostile))
+    job = upload(folder)
+    assert job.state == State.SUCCEEDED
+    digest = Adapter.objects.get().digest
+    written = json.loads((kept / digest / "adapter_config.json").read_text())
+    modules = [f"model.layers.{layer}.self_attn.{part}_proj" for layer in (0, 1) for part in "qv"]
+    assert (written["target_modules"], written["layers_pattern"]) == (modules, None)
+    assert written["alpha_pattern"] == {module: 64 for module in modules if "v_proj" in module}
+    assert adapter_digest(kept / digest) == digest
+    assert json.loads((folder / "adapter_config.json").read_text()) == settings | hostile
+
+
 def test_the_same_weights_are_the_same_adapter(folder: Path) -> None:
     first = upload(folder)
     assert upload(folder, suffix="again").result == first.result
