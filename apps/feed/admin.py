@@ -110,6 +110,11 @@ class WeightsAdmin(ModelAdmin):
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """A preview shows a learner's feed: it is for those who may see that."""
+        form = super().get_form(request, obj, change, **kwargs)
+        return form if request.user.has_perm("feed.view_reader") else type("Form", (form,), {"preview_for": None})
+
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         return {**selectors.weights_get(), **super().get_changeform_initial_data(request)}
 

@@ -21,7 +21,6 @@ GROUPS = {
         "content.item": ALL,
         "content.course": ALL,
         **CONTENT,
-        "search.query": (VIEW,),
     },
     "reviewer": {
         "training.example": (VIEW, CHANGE),
@@ -50,7 +49,6 @@ GROUPS = {
         "inference.route": (VIEW, CHANGE),
         "feed.ranker": (VIEW, CHANGE),
         "feed.weights": (VIEW, ADD),
-        "jobs.job": (VIEW,),
     },
     "operator": {
         "jobs.job": (VIEW, CHANGE, DELETE),

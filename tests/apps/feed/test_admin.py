@@ -1,13 +1,14 @@
 import json
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.core.cache import caches
 from django.test import Client
 from rest_framework.test import APIClient
 
 from apps.content.models import Item
 from apps.feed.models import Ranker, Weights
-from apps.users.models import User
+from apps.users.models import Role, User
 from tests.apps.feed.conftest import page, send, titles
 
 pytestmark = pytest.mark.django_db
@@ -54,6 +55,18 @@ def test_weights_are_previewed_before_they_are_saved(
     assert admin_client.post(ADD, form).status_code == 302
     caches["process"].clear()
     assert titles(page(ann)) == [row[2] for row in rows]
+
+
+def test_a_learner_s_feed_is_previewed_only_by_those_who_may_see_it(ann: APIClient, catalogue: list[Item]) -> None:
+    owner = User.objects.create_user("moe", "moe@example.org", role=Role.STAFF)
+    owner.user_permissions.set(Permission.objects.filter(codename__in=("add_weights", "view_weights")))
+    client = Client()
+    client.force_login(owner)
+    assert b"preview_for" not in client.get(ADD).content
+    form = dict.fromkeys(NAMES, "0") | {"preview_for": "ann"}
+    assert client.post(ADD, form).status_code == 302  # nothing is previewed
+    owner.user_permissions.add(Permission.objects.get(codename="view_reader"))
+    assert b"nothing is saved" in client.post(ADD, form).content
 
 
 def test_events_by_hour_are_a_chart(ann: APIClient, catalogue: list[Item], admin_client: Client) -> None:

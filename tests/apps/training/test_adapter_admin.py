@@ -76,6 +76,13 @@ def test_an_adapter_shows_its_card_and_its_evaluations(viewer: Client, kept: Pat
         assert archive.namelist() == ["README.md", "meta.json"]
 
 
+def test_help_texts_are_text(admin_client: Client) -> None:
+    page = admin_client.get(f"{ADAPTERS}{adapter('maths').id}/change/").text
+    assert "ft:&lt;base model&gt;:&lt;suffix&gt;@&lt;digest&gt;, as clients name it." in page
+    assert "<base model>" not in page
+    assert "<li>" in admin_client.get("/admin/users/user/add/").text  # what is marked as HTML still is
+
+
 def test_promotion_asks_and_says_what_held_it_back(admin_client: Client, admin_user: User) -> None:
     made = adapter("maths")
     url = f"{ADAPTERS}{made.id}/promote/"

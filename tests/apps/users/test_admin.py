@@ -113,6 +113,18 @@ def test_ordinary_staff_cannot_make_themselves_superusers(root: Client, ann: API
     assert clerk.get("/admin/auth/group/").status_code == 403
 
 
+def test_who_is_no_superuser_touches_no_superuser_whatever_their_role(root: Client, ann: APIClient) -> None:
+    clerk = User.objects.create_user("cleo", "cleo@example.org", PASSWORD, role=Role.STAFF)
+    clerk.user_permissions.set(Permission.objects.filter(content_type__app_label="users"))
+    client = Client(REMOTE_ADDR=uuid4().hex)
+    client.force_login(clerk)
+    teacher = User.objects.create_user("tess", "tess@example.org", PASSWORD, role=Role.TEACHER)
+    assert client.get(f"{USERS}{teacher.id}/password/").status_code == 200
+    User.objects.filter(id=teacher.id).update(is_superuser=True)
+    assert client.get(f"{USERS}{teacher.id}/password/").status_code == 403
+    assert client.post(f"{USERS}{teacher.id}/delete/", {"post": "yes"}).status_code == 403
+
+
 def test_a_learner_cannot_enter_and_guesses_are_limited(
     root: Client, ann: APIClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

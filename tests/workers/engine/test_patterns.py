@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 
@@ -16,7 +16,7 @@ MODULES = [
     for layer in (0, 1, 10, 11)
     for part in ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")
 ]
-RUNAWAY = ["(a+)+b", "(a|a)*b", "(.*)*x", "((a?){30}){30}b", ".*.*.*.*.*.*.*.*.*.*b", "(\\w+\\.?)+!"]
+RUNAWAY = ["(a+)+b", "(a|a)*b", "(.*)*x", "((a?){30}){30}b", ".*.*.*.*.*.*.*.*.*.*b", r"(\w+\.?)+!"]
 PARTS = [
     "q_proj",
     "layers.1",
@@ -38,24 +38,24 @@ PARTS = [
         {"1.self_attn.q_proj": 1, "q_proj": 2},
         {"layers.1.mlp.up_proj": 1},
         {"layers.1.......proj": 1},
-        {r"layers\\.1\\.mlp\\..*": 1, "up_proj": 2},
+        {r"layers\.1\.mlp\..*": 1, "up_proj": 2},
         {"^model.layers.1.self_attn.v_proj": 1},
         {"self_attn": 1},
-        {r"layers\\.\\d\\.": 1, r".*\\.1\\d\\..*": 2},
+        {r"layers\.\d\.": 1, r".*\.1\d\..*": 2},
         {"q_proj|v_proj": 1},
         {"q_proj)|(.*up_proj": 1},
         {"": 1},
         {"[qv]_proj": 1, "(?:up)_proj": 2},
-        {r"\\bmodel\\.layers\\.[\\d]{1,}\\.(?:self_attn|mlp)\\.(?:q_proj|up_proj)": 1},
+        {r"\bmodel\.layers\.[\d]{1,}\.(?:self_attn|mlp)\.(?:q_proj|up_proj)": 1},
     ],
     ids=str,
 )
 def test_patterns_match_what_pefts_match(values: dict[str, Any]) -> None:
-    values = {pattern.replace("\\", "\\"): value for pattern, value in values.items()}
     for module in MODULES:
         assert Patterns(values).of(module, 0) == values.get(get_pattern_key(values, module), 0), module
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map("".join), st.integers(1, 99)))
 def test_they_do_so_however_they_are_joined(values: dict[str, int]) -> None:
     for module in MODULES:
@@ -72,13 +72,13 @@ def test_a_pattern_that_would_run_away_is_matched_at_once(pattern: str) -> None:
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ({"(": 1}, "cannot be matched in linear time: missing \\)"),
+        ({"(": 1}, r"cannot be matched in linear time: missing \)"),
         ({"(?=a)": 1}, "cannot be matched in linear time"),
-        ({r"(a)\\1": 1}, "cannot be matched in linear time"),
+        ({r"(a)\1": 1}, "cannot be matched in linear time"),
         ({"(((a{99}){99}){99})": 1}, "cannot be matched in linear time"),
         ({"(" + "x" * 5000 + ")": 1}, "a pattern has 5002 characters"),
         ({str(number): 1 for number in range(2049)}, "it has 2049 patterns, at most 2048 are matched"),
-        ([1], "it is \\[1\\], not an object"),
+        ([1], r"it is \[1\], not an object"),
     ],
 )
 def test_what_cannot_be_matched_is_refused(values: Any, problem: str) -> None:
@@ -97,9 +97,9 @@ def test_a_pattern_for_each_module_of_a_large_model_takes_no_time() -> None:
     names = [f"model.layers.{layer}.{part}_proj" for layer in range(100) for part in "qkvogud"]
     values = {name: number for number, name in enumerate(names)}
     found = Patterns(values)
-    began = time.monotonic()
+    began = time.thread_time()
     assert [found.of(name) for name in names] == list(values.values())
-    assert time.monotonic() - began < 5
+    assert time.thread_time() - began < 5
 
 
 def test_settings_are_written_out_where_they_have_patterns_and_else_stay_as_they_are() -> None:
