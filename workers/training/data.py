@@ -4,6 +4,7 @@ The tokens are those of `workers.models.template`, by which the model is served.
 the assistant's turns with the token that ends them. Nothing is padded: a pass reads its examples one behind the other.
 """
 
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,9 +134,17 @@ def example_of(tokenizer: Tokenizer, messages: Sequence[Message], last: bool = F
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, one a line. Raises `Refused` with the number of a line that is not a JSON object."""
+    """The records of a file, one a line, in UTF-8, UTF-16 or UTF-32. Raises `Refused` with the number of a line that is
+    not a JSON object."""
     records = []
-    for number, line in enumerate(path.read_text().removesuffix("\n").split("\n"), start=1):
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    encoding = json.detect_encoding(data)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        place = data[: error.start].decode(encoding, "ignore").count("\n") + 1
+        raise Refused("invalid_example", f"{path}, line {place} is not {encoding}: {error.reason}") from error
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         try:
             record = json.loads(line)
         except ValueError as error:

@@ -143,6 +143,16 @@ def test_a_broken_line_is_refused_by_number(tmp_path: Path) -> None:
         read_jsonl(tmp_path / "a.jsonl")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_lines_are_read_in_every_encoding_and_a_bad_byte_names_its_line(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"a": "ä"}\n{"b": 1}\n'.encode(encoding))
+    assert read_jsonl(path) == [{"a": "ä"}, {"b": 1}]
+    path.write_bytes(path.read_bytes() + b"\xff")
+    with pytest.raises(Refused, match="line 3 is not utf"):
+        read_jsonl(path)
+
+
 # --- what a step reads ---
 
 
