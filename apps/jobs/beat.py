@@ -27,7 +27,7 @@ return 1
 RESIGN = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
-class LeasedScheduler(DatabaseScheduler):  # type: ignore[misc] # it has no types
+class LeasedScheduler(DatabaseScheduler):
     """The schedule of the database, as long as this beat holds the lease on it.
 
     Two may send the same task for a moment, when a leader that was silent goes on: every task bears that.
