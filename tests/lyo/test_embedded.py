@@ -90,6 +90,31 @@ def test_the_broker_keeps_what_it_acknowledged_through_kill_9(home: Home) -> Non
     assert home.broker.xlen("kept") == 1000
 
 
+def test_the_servers_are_valkey_9_and_know_what_redis_6_did_not(home: Home) -> None:
+    assert int(home.broker.info("server")["valkey_version"].split(".")[0]) >= 9
+    home.broker.set("expires", "1")
+    assert [home.broker.expire("expires", 100, nx=True), home.broker.expire("expires", 100, nx=True)] == [True, False]
+
+
+def test_a_broker_of_redis_6_goes_on_with_what_it_had(home: Home) -> None:
+    """Which was one append-only file, of the commands as they had come."""
+    old = home.path / "upgraded"
+    shutil.rmtree(old, ignore_errors=True)
+    (old / "redis-broker").mkdir(parents=True)
+    commands = [("SELECT", "0"), ("XADD", "jobs", "1-1", "id", "7"), ("LPUSH", "default", "message")]
+    words = [f"*{len(words)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in words) for words in commands]
+    (old / "redis-broker" / "appendonly.aof").write_text("".join(words))
+    urls = {"LYO_DATABASE_URL": "postgres://db", "LYO_CACHE_URL": "redis://cache"}
+    supervisor = Supervisor(say=Console(home.log.fileno()))
+    try:
+        supervisor.start(*embedded.prepare(old, urls))
+        broker = redis.Redis.from_url(embedded.read_local(old)["broker_url"])
+        assert broker.xrange("jobs") == [(b"1-1", {b"id": b"7"})]
+        assert broker.lrange("default", 0, -1) == [b"message"]
+    finally:
+        supervisor.stop()
+
+
 def test_the_broker_never_evicts_and_the_cache_may(home: Home) -> None:
     cache = redis.Redis.from_url(home.local["cache_url"])
     assert home.broker.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
