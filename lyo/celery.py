@@ -9,6 +9,7 @@ from celery import Celery
 from celery.signals import task_failure, task_internal_error
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "lyo.settings")
+os.environ["LYO_ROLE"] = "worker"  # where Celery comes first; elsewhere, settings have been read
 
 app = Celery("lyo")
 app.config_from_object("django.conf:settings", namespace="CELERY")

@@ -1,6 +1,7 @@
 """Every setting that Lyo takes from its environment: name, type, default, and why.
 
-This is the only reader of `os.environ`, but for `lyo.stack`, which hands it on to the processes it starts. Where no
+This is the only reader of `os.environ`, but for `lyo.stack` and `lyo.backup`, which hand it on to the
+processes they start. Where no
 server's URL is given, the address of the embedded one is taken from `LYO_HOME/local.json`, which `make run` and the
 tests write (see `lyo.embedded`).
 """
@@ -30,6 +31,11 @@ CACHE_URL = env.str("LYO_CACHE_URL", "") or local("cache_url")  # redis://…: m
 DATABASE_POOL = env.int(
     "LYO_DATABASE_POOL", 24, validate=FROM_1
 )  # Postgres connections of one process; open streams hold none
+ROLE = env.str(
+    "LYO_ROLE", "web", validate=validate.OneOf(["web", "worker", "command"])
+)  # which process this is, as manage.py and Celery's say of themselves: how long its queries may take depends on it
+WEB_QUERY_S = env.float("LYO_WEB_QUERY_S", 15.0, validate=FROM_1)  # Postgres ends a request's query after it
+WORKER_QUERY_S = env.float("LYO_WORKER_QUERY_S", 300.0, validate=FROM_1)  # a worker's; manage.py's may take any time
 STATIC_ROOT = env.str("LYO_STATIC_ROOT", str(HOME / "static"))  # where collectstatic puts the admin's and docs' files
 
 # --- web ---
@@ -51,6 +57,9 @@ SESSION_DAYS = env.int("LYO_SESSION_DAYS", 14, validate=FROM_1)  # life of a log
 MAX_BODY_MB = env.int("LYO_MAX_BODY_MB", 2)  # a larger request body is refused with 413
 MAX_FILE_MB = env.int("LYO_MAX_FILE_MB", 32)  # of an uploaded training file; it is read while the client waits
 FILES_DIR = Path(env.str("LYO_FILES_DIR", str(HOME / "files")))  # where uploaded files are kept
+ERASURES_FILE = Path(
+    env.str("LYO_ERASURES_FILE", str(FILES_DIR / "erasures"))
+)  # hashes of erased accounts, which are erased again when an older backup is restored; web writes it
 RUNS_DIR = Path(
     env.str("LYO_RUNS_DIR", str(HOME / "runs"))
 )  # checkpoints of training runs under way; shared, so that another worker can go on

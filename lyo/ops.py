@@ -12,7 +12,6 @@ from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
 import psutil
-import psycopg
 import structlog
 from django.db import DatabaseError, InterfaceError, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -25,6 +24,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from apps.common import redis
+from apps.common.database import patient
 from apps.jobs.dispatch import QUEUES
 from apps.jobs.models import Job, State
 from apps.jobs.selectors import job_counts, queue_depths
@@ -114,8 +114,8 @@ def _check(name: str, probe: Callable[P, str | bool], *args: P.args, **kwargs: P
 
 
 def _database() -> str:
-    # Past the pool, which would wait for a server that refuses, and hang with one that is frozen.
-    with psycopg.connect(**{**connection.get_connection_params(), "connect_timeout": CONNECT_S}) as direct:
+    # Past the pool, which would wait longer for a server that refuses or is frozen.
+    with patient(CONNECT_S).connect(**{**connection.get_connection_params(), "connect_timeout": CONNECT_S}) as direct:
         direct.execute("SELECT 1")
     return "answers"
 

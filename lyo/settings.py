@@ -10,6 +10,7 @@ from celery.schedules import crontab
 from django.core.exceptions import ImproperlyConfigured
 from django.urls import reverse_lazy
 
+from apps.common.database import patient
 from apps.common.logs import logging_config
 from apps.jobs.pools import THREADS
 from lyo import env
@@ -90,12 +91,33 @@ TEMPLATES = [
 ]
 
 # --- servers ---
+# Seconds after which Postgres ends a query, a wait for a lock, and a transaction in which nothing happens; 0: never.
+QUERY_S, LOCK_S, IDLE_S = {
+    "web": (env.WEB_QUERY_S, min(10.0, env.WEB_QUERY_S), 60.0),
+    "worker": (env.WORKER_QUERY_S, min(60.0, env.WORKER_QUERY_S), 600.0),
+    "command": (0.0, 60.0, 0.0),  # a migration of large tables; but others wait behind it while it waits for a lock
+}[env.ROLE]
+GRACE_S = 3.0  # for Postgres to end it, before this side gives up
 # Under ASGI every request runs on a thread of its own, so connections are pooled instead of kept by threads.
 DATABASES = {"default": dj_database_url.parse(env.DATABASE_URL, conn_max_age=0, conn_health_checks=True)}
 DATABASES["default"].setdefault("OPTIONS", {}).update(
     connect_timeout=3,
+    # Where packets vanish, a silent connection is lost after 20 s, one with something unacknowledged after 10.
+    keepalives_idle=10,
+    keepalives_interval=5,
+    keepalives_count=2,
+    tcp_user_timeout=10_000,
+    options=f"-c statement_timeout={QUERY_S:g}s -c lock_timeout={LOCK_S:g}s"
+    f" -c idle_in_transaction_session_timeout={IDLE_S:g}s",
     # A killed server's socket may still take connections that nobody answers: enough threads to wait for all at once.
-    pool={"min_size": 1, "max_size": env.DATABASE_POOL, "timeout": 3, "reconnect_timeout": 2, "num_workers": 8},
+    pool={
+        "min_size": 1,
+        "max_size": env.DATABASE_POOL,
+        "timeout": 3,
+        "reconnect_timeout": 2,
+        "num_workers": 8,
+        "connection_class": patient(QUERY_S and QUERY_S + GRACE_S),
+    },
 )
 BROKER_URL = env.BROKER_URL
 CACHE_URL = env.CACHE_URL

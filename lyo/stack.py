@@ -68,6 +68,7 @@ class Stack:
         self.environment = {
             "LYO_LOG_FORMAT": "console",
             **os.environ,
+            "LYO_ROLE": "web",  # workers and commands say that they are none, whatever this process is
             "LYO_HOME": str(self.home),
             "PROMETHEUS_MULTIPROC_DIR": str(self.metrics),
             "PYTHONUNBUFFERED": "1",

@@ -11,7 +11,7 @@ import pytest
 from lyo.stack import Stack
 from tests.flows.conftest import READER_GRACE_S
 from tests.flows.learner import Answer, Learner
-from tests.helpers import until
+from tests.helpers import frozen, until
 
 QUESTIONS = [f"Tell a story about {number} rivers and a mill." for number in range(1, 21)]
 TOKENS = 64
@@ -104,6 +104,21 @@ def test_while_postgres_is_away_requests_get_503_and_then_all_is_well_again(stac
     if refused := seen.get(503):
         assert int(refused.headers["Retry-After"]) > 0
         assert refused.json()["errors"][0]["code"] == "service_unavailable"
+
+
+def test_while_postgres_is_frozen_requests_get_503_in_bounded_time_and_then_all_is_well_again(
+    stack: Stack, learner: Learner
+) -> None:
+    assert learner.http.get("/api/v1/me").status_code == 200
+    with frozen(stack.supervisor.pids()["postgres"]):
+        started = time.monotonic()
+        refused = learner.http.get("/api/v1/me", timeout=60)
+        assert (refused.status_code, refused.json()["errors"][0]["code"]) == (503, "service_unavailable")
+        assert time.monotonic() - started < 25
+        assert httpx.get(f"{stack.web}/livez").status_code == 200
+    until(lambda: learner.http.get("/api/v1/me", timeout=60).status_code == 200, 60)
+    job = learner.ask("Is anybody there?", max_tokens=4)
+    until(lambda: learner.job(job)["state"] == "succeeded", 60)
 
 
 def test_an_answer_that_nobody_reads_any_more_is_given_up_and_what_was_said_is_kept(learner: Learner) -> None:
