@@ -10,6 +10,7 @@ from pgvector.django import HnswIndex, VectorField
 
 from apps.common.constants import Level, Subject
 from apps.common.models import TimestampedModel
+from apps.common.titles import TitleWords
 from apps.users.models import language_validator
 
 EMBEDDING = 384  # dimensions of the packaged MiniLM
@@ -40,6 +41,7 @@ class Topic(TimestampedModel):
 
     class Meta:
         ordering = ["subject", "position", "slug"]
+        indexes = [GinIndex(TitleWords("name"), name="topic_name_words")]
         constraints = [models.CheckConstraint(condition=~Q(parent=F("id")), name="topic_is_not_its_own_parent")]
 
     def __str__(self) -> str:
@@ -101,6 +103,7 @@ class Item(TimestampedModel):
             models.Index(fields=["status", "-created_at", "-id"], name="item_newest"),
             models.Index(fields=["subject", "-created_at", "-id"], name="item_of_subject"),
             GinIndex(fields=["tags"], name="item_tags"),
+            GinIndex(TitleWords("title"), name="item_title_words"),
         ]
 
     def __str__(self) -> str:
@@ -150,6 +153,7 @@ class Course(TimestampedModel):
 
     class Meta:
         ordering = ["-created_at", "-id"]
+        indexes = [GinIndex(TitleWords("title"), name="course_title_words")]
 
     def __str__(self) -> str:
         return self.title

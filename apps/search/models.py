@@ -39,7 +39,12 @@ class Query(models.Model):
     class Meta:
         ordering = ["-at"]
         verbose_name_plural = "queries"
-        indexes = [models.Index(fields=["text", "at"], name="query_text"), models.Index(fields=["at"], name="query_at")]
+        indexes = [
+            models.Index(
+                fields=["text", "at"], name="query_begins", opclasses=["varchar_pattern_ops", "timestamptz_ops"]
+            ),
+            models.Index(fields=["at"], name="query_at"),
+        ]
 
     def __str__(self) -> str:
         return f"Query {self.pk}"  # the admin's history keeps it, when the query is long gone

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from django.contrib.postgres.search import SearchHeadline, SearchQuery
-from django.db.models import Count, F, Max, Q, QuerySet
+from django.db.models import Count, F, Max, QuerySet, Value
 from django.db.models.functions import Left
 from django.utils import timezone
 
 from apps.common.constants import Subject, Task
 from apps.common.examples import Observation
 from apps.common.streaming import paged
+from apps.common.titles import Begun, Has, TitleWords
 from apps.content.models import Course, Item, Status, Topic
 from apps.content.selectors import item_list
 from apps.search import words
@@ -79,12 +80,11 @@ def suggestions(*, text: str) -> list[str]:
 
     Only what is published, and of queries those whose words all are: what a minor is shown, somebody has published.
     """
-    begins = _words_begin(text)
-    topics = Topic.objects.filter(begins("name")).order_by("name").values_list("name", flat=True)
-    courses = Course.objects.filter(begins("title"), status=Status.PUBLISHED).order_by("title")
-    titles = Item.objects.filter(begins("title"), status=Status.PUBLISHED).order_by("title")
+    topics = Topic.objects.filter(_begins("name", text)).order_by("name").values_list("name", flat=True)
+    courses = Course.objects.filter(_begins("title", text), status=Status.PUBLISHED).order_by("title")
+    titles = Item.objects.filter(_begins("title", text), status=Status.PUBLISHED).order_by("title")
     asked = (
-        Query.objects.filter(text__istartswith=text, results__gt=0, at__gt=timezone.now() - KEPT)
+        Query.objects.filter(text__startswith=text.lower(), results__gt=0, at__gt=timezone.now() - KEPT)
         .filter(user__established_at__isnull=False)
         .values("text")
         .annotate(learners=Count("user", distinct=True))
@@ -103,8 +103,8 @@ def suggestions(*, text: str) -> list[str]:
     return first[:SUGGESTIONS]
 
 
-def _words_begin(text: str) -> Any:
-    return lambda field: Q(**{f"{field}__istartswith": text}) | Q(**{f"{field}__icontains": f" {text}"})
+def _begins(field: str, text: str) -> Has:
+    return Has(TitleWords(field), Begun(Value(text)))
 
 
 # --- what there is ---

@@ -10,16 +10,18 @@ import numpy as np
 import pytest
 from django.core.cache import caches
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 from rest_framework.test import APIClient
 
 from apps.common import redis
-from apps.content.models import Enrichment, Item
+from apps.content.models import Course, Enrichment, Item, Topic
 from apps.content.services import item_archive, item_create, topic_save
 from apps.jobs.models import Job, State
 from apps.search import retrieval, words
 from apps.search.models import Query, Word
+from apps.search.selectors import suggestions
 from apps.search.services import Asked, queries_forget, words_count, words_refresh
 from apps.training.models import Example
 from apps.training.services.data import examples_collect
@@ -268,6 +270,45 @@ def test_suggestions_begin_as_was_typed(ann: APIClient, items: dict[str, Item]) 
         "Photosynthesis: how plants turn light into food",
     ]
     assert ann.get(SUGGEST, {"q": "div"}).json()["suggestions"] == ["Cell division"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggested"),
+    [
+        ("DIVISION", ["Cell division"]),
+        ("cell  di", ["Cell division"]),
+        ("div cell", []),
+        ("ivision", []),
+        ("light, in", ["Photosynthesis: how plants turn light into food"]),
+        ("++ :* ' %_\\", []),
+    ],
+)
+def test_suggestions_have_a_word_that_begins_so_after_the_words_before_it(
+    ann: APIClient, items: dict[str, Item], typed: str, suggested: list[str]
+) -> None:
+    assert ann.get(SUGGEST, {"q": typed}).json()["suggestions"] == suggested
+
+
+def test_suggestions_read_indexes(ann: APIClient) -> None:
+    """With so many rows that Postgres would rather not look at them all."""
+    user = User.objects.get(username="ann")
+    words = [f"w{number % 997}x w{number % 499}y" for number in range(5000)]
+    Item.objects.bulk_create(Item(title=title, body="", text="", source=str(n)) for n, title in enumerate(words))
+    Topic.objects.bulk_create(Topic(slug=f"t-{n}", name=title, subject="math") for n, title in enumerate(words))
+    Course.objects.bulk_create(Course(title=title) for title in words)
+    Query.objects.bulk_create(Query(user=user, text=f"{title} {n}", results=1) for n, title in enumerate(words))
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE content_item, content_topic, content_course, search_query")
+        with CaptureQueriesContext(connection) as captured:
+            found = suggestions(text="w12")
+        plans = {}
+        for asked in (query["sql"] for query in captured if "LIKE" in query["sql"] or "@@" in query["sql"]):
+            cursor.execute(f"EXPLAIN {asked}")
+            plans[asked] = "\n".join(line for (line,) in cursor.fetchall())
+    assert len(found) == 8 and len(plans) == 4
+    for index in ("topic_name_words", "query_begins", "course_title_words", "item_title_words"):
+        assert sum(f" on {index}" in plan or f"using {index}" in plan for plan in plans.values()) == 1, plans
+    assert not [plan for plan in plans.values() if "Seq Scan" in plan]
 
 
 def test_what_others_asked_is_suggested_only_in_published_words(ann: APIClient, items: dict[str, Item]) -> None:
