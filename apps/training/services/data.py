@@ -3,6 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import count, islice
@@ -56,7 +57,8 @@ logger = structlog.get_logger(__name__)
 
 MAX_LINE = 2**18  # bytes; no context holds more
 BATCH = 500  # rows of one INSERT
-COLLECTED_AT_ONCE = 1000  # observations of one transaction, during which their learners' profiles are locked
+COLLECTED_AT_ONCE = 1000  # observations
+LOCKED_AT_ONCE = 20  # of these in one transaction, during which their learners' profiles are locked
 SETTLED = timedelta(seconds=30)  # after it, no transaction is open any more that may add something older
 FILE = "file"  # the source of what is imported
 STATISTICS = ("lines", "examples", "duplicates", "near_duplicates", "masked")  # of a file
@@ -168,48 +170,78 @@ def examples_forget(source: str, ids: Sequence[UUID]) -> None:
 # --- collection ---
 
 
-@transaction.atomic
 def examples_collect(*, source: str) -> Counter[str]:
     """Make examples of what a source observed since the last time, up to a limit.
 
     Counts each observation as `added`, `changed`, `unchanged`, `duplicate`, `overlaps` (an evaluation set), `invalid`
-    or `unconsented`. Who collects at the same time waits.
+    or `unconsented`. What takes long, reading and masking, is done before anybody's row is locked.
     """
-    cursor, _ = Collection.objects.select_for_update().get_or_create(source=source, defaults={"until": EPOCH})
+    cursor, _ = Collection.objects.get_or_create(source=source, defaults={"until": EPOCH})
     until = timezone.now() - SETTLED
     if until <= cursor.until:
         return Counter()
     observed = list(islice(sources[source](user_list_consenting(), cursor.until, until), COLLECTED_AT_ONCE))
+    learners = user_list_consenting().in_bulk({observation.learner_id for observation in observed})
+    drafts = [_draft(source, seen, learners.get(seen.learner_id)) for seen in observed]
+    whole = len(observed) < COLLECTED_AT_ONCE
+    outcomes: Counter[str] = Counter()
+    for start in range(0, max(len(drafts), 1), LOCKED_AT_ONCE):
+        some = drafts[start : start + LOCKED_AT_ONCE]
+        last = start + LOCKED_AT_ONCE >= len(drafts)
+        kept = _collect(cursor, some, until if whole and last else some[-1].seen.changed_at)
+        if kept is None:
+            break
+        outcomes += kept
+    return outcomes
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """What would become of an observation, if its learner still is who they were. example: None, of no format."""
+
+    seen: Observation
+    names: list[str]
+    example: Example | None
+
+
+def _draft(source: str, seen: Observation, learner: User | None) -> _Draft:
+    names = _names(learner) if learner else []
+    try:
+        format_, record = validate(seen.record)
+    except Invalid:  # an empty answer, for one
+        return _Draft(seen, names, None)
+    about = {"task": seen.task, "subject": seen.subject, "source": source, "source_id": seen.id}
+    return _Draft(seen, names, example_new(format_=format_, record=record, names=names, **about))
+
+
+@transaction.atomic
+def _collect(cursor: Collection, drafts: Sequence[_Draft], until: datetime) -> Counter[str] | None:
+    """Keep what may be kept, and move the cursor; None where somebody else has moved it."""
+    here = Collection.objects.select_for_update().get(pk=cursor.pk)
+    if here.until != cursor.until:
+        return None
     # Their consent holds until this transaction ends: taking it back waits, and then deletes what was added here.
-    ids = {observation.learner_id for observation in observed}
+    ids = {draft.seen.learner_id for draft in drafts}
     learners = {user.id: user for user in user_list_consenting().filter(id__in=ids).select_for_update(no_key=True)}
-    outcomes = Counter(_collect(source, seen, learners.get(seen.learner_id)) for seen in observed)
-    cursor.until = observed[-1].changed_at if len(observed) == COLLECTED_AT_ONCE else until
+    outcomes = Counter(_keep(draft, learners.get(draft.seen.learner_id)) for draft in drafts)
+    cursor.until = until
     cursor.save()
     return outcomes
 
 
-def _collect(source: str, seen: Observation, learner: User | None) -> str:
+def _keep(draft: _Draft, learner: User | None) -> str:
+    seen, example = draft.seen, draft.example
     if learner is None or learner.training_consented_at is None or seen.done_at < learner.training_consented_at:
         return "unconsented"
-    try:
-        format_, record = validate(seen.record)
-    except Invalid:  # an empty answer, for one
+    if example is None:
         return "invalid"
-    known = Example.objects.filter(source=source, source_id=seen.id).first()
+    if _names(learner) != draft.names:  # the new ones must be masked
+        example = _draft(example.source, seen, learner).example or example
+    record = example.original or example.content
+    known = Example.objects.filter(source=example.source, source_id=seen.id).first()
     if known is not None and (record == (known.original or known.content) or versions_with([known.hash]).exists()):
         return "unchanged"
-    example = example_new(
-        format_=format_,
-        record=record,
-        names=_names(learner),
-        task=seen.task,
-        subject=seen.subject,
-        source=source,
-        source_id=seen.id,
-        learner=learner,
-        consented_at=learner.training_consented_at,
-    )
+    example.learner, example.consented_at = learner, learner.training_consented_at
     if known is not None:
         known.delete()
     if _overlap(example):
@@ -249,8 +281,7 @@ def file_create(*, user: User, filename: str, stream: IO[bytes], subject: str = 
         return _file_say(found, subject, task)
     file = File(filename=filename, digest=digest, size=size, user=user)
     try:
-        with transaction.atomic():
-            _import(file, stream, subject, task)
+        _import(file, stream, subject, task)
     except Invalid as error:
         raise ValidationError({"file": str(error)}) from error
     except IntegrityError:
@@ -300,11 +331,10 @@ def _digest(stream: IO[bytes]) -> tuple[str, int]:
 
 
 def _import(file: File, stream: IO[bytes], subject: str, task: str) -> None:
-    file.statistics = {}
+    """Read and mask all of it, and only then write rows, in one transaction."""
     file.subject = subject or Subject.GENERAL
-    file.save(force_insert=True)
     counts: Counter[str] = Counter()
-    kept = _Kept()
+    kept, new = _Kept(), []
     records = _records(file.filename, stream)
     while batch := list(islice(records, BATCH)):
         if not file.format:
@@ -318,14 +348,20 @@ def _import(file: File, stream: IO[bytes], subject: str, task: str) -> None:
         outcomes = [kept.add(example) for example in examples]
         counts.update(lines=len(examples), masked=sum(example.original is not None for example in examples))
         counts.update(outcomes)
-        _link(file, [example for example, outcome in zip(examples, outcomes, strict=True) if outcome == "examples"])
+        new += [example for example, outcome in zip(examples, outcomes, strict=True) if outcome == "examples"]
     if not counts:
         raise Invalid("the file is empty: it has no line with an example")
     file.statistics = {name: counts[name] for name in STATISTICS}
     stream.seek(0)
-    file.content.save(f"training/{file.id}.jsonl", DjangoFile(stream), save=False)
-    file.save()
-    _file_say(file, subject, task)
+    with transaction.atomic():
+        Example.objects.bulk_create(new, ignore_conflicts=True, batch_size=BATCH)
+        file.save(force_insert=True)
+        for start in range(0, len(new), BATCH):
+            hashes = [example.hash for example in new[start : start + BATCH]]
+            file.examples.add(*Example.objects.filter(hash__in=hashes).only("id"))
+        file.content.save(f"training/{file.id}.jsonl", DjangoFile(stream), save=False)
+        file.save()
+        _file_say(file, subject, task)
 
 
 def _records(
@@ -392,12 +428,6 @@ class _Kept:
         for band in example.bands:
             self._by_band[band].append(example)
         return "examples"
-
-
-def _link(file: File, examples: list[Example]) -> None:
-    """Save those that are new, and make all of them the file's."""
-    Example.objects.bulk_create(examples, ignore_conflicts=True)
-    file.examples.add(*Example.objects.filter(hash__in=[example.hash for example in examples]).only("id"))
 
 
 # --- evaluation sets ---

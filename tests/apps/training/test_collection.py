@@ -1,10 +1,13 @@
 """From what learners do to examples, and back to nothing when they want it."""
 
+import json
 from datetime import timedelta
 from io import BytesIO
 from typing import Any
 
+import psycopg
 import pytest
+from django.db import connection
 from django.utils import timezone
 from rest_framework.test import APIClient
 
@@ -56,6 +59,58 @@ def test_answers_become_masked_conversations_of_which_the_last_turn_is_learnt(an
         ("tutoring", "math", "chat", "pending", "tutor")
     }
     assert (one.learner, one.consented_at) == (ann, ann.training_consented_at)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nobodys_row_is_locked_while_what_they_said_is_masked(
+    ann: User, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk(ann, ("I am Annette. 2 + 2?", "Hello Annette: 4"))
+    masked, mask = [], services.mask_record
+
+    def watched(record: Any, names: Any = ()) -> Any:
+        with psycopg.connect(**connection.get_connection_params()) as other:
+            other.execute("SELECT 1 FROM users_user WHERE id = %s FOR UPDATE NOWAIT", [ann.id])
+        masked.append(connection.in_atomic_block)
+        return mask(record, names)
+
+    monkeypatch.setattr(services, "mask_record", watched)
+    assert collected() == {"added": 1}
+    lines = json.dumps({"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]})
+    services.file_create(user=ann, filename="a.jsonl", stream=BytesIO(lines.encode()))
+    assert masked == [False, False]
+
+
+def test_a_name_that_changes_while_it_is_masked_is_masked_too(
+    ann: User, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (answer,) = talk(ann, ("I am Zebulon. 2 + 2?", "Hello Zebulon: 4"))
+    mask = services.mask_record
+
+    def renamed(record: Any, names: Any = ()) -> Any:
+        User.objects.filter(id=ann.id).update(first_name="Zebulon")
+        return mask(record, names)
+
+    monkeypatch.setattr(services, "mask_record", renamed)
+    assert collected() == {"added": 1}
+    assert "Zebulon" not in str(Example.objects.get(source_id=answer.id).content)
+
+
+def test_who_collects_at_the_same_time_collects_nothing_twice(
+    ann: User, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk(ann, ("2 + 2?", "4"))
+    draft = services._draft
+    inner: list[dict[str, int]] = []
+
+    def overtaken(*args: Any) -> Any:
+        monkeypatch.setattr(services, "_draft", draft)
+        inner.append(collected())
+        return draft(*args)
+
+    monkeypatch.setattr(services, "_draft", overtaken)
+    assert (collected(), inner) == ({}, [{"added": 1}])
+    assert Example.objects.count() == 1
 
 
 def test_what_was_collected_is_not_collected_again(ann: User, talk: Talk) -> None:
@@ -170,7 +225,7 @@ def test_a_run_costs_the_same_for_each_answer(ann: User, talk: Talk, django_asse
     for count in (1, 3):
         for number in range(count):
             talk(ann, (f"{count} + {number}?", "?"))
-        with django_assert_num_queries(6 + 5 * count):  # the context, earlier and alike examples, evaluations, INSERT
+        with django_assert_num_queries(8 + 5 * count):  # the context, earlier and alike examples, evaluations, INSERT
             assert collected() == {"added": count}
         rewind()
         Example.objects.all().delete()
