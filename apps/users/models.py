@@ -174,6 +174,16 @@ class User(auth_models.AbstractUser):
 KEYS = {field.of: field for field in User._meta.concrete_fields if isinstance(field, FoldedField)}
 
 
+class Erasure(models.Model):
+    """That an account was erased: see `ledger`."""
+
+    account = models.CharField(max_length=64, primary_key=True, help_text="The hash of its id.")
+    at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.account
+
+
 class Token(TimestampedModel, AbstractAuthToken):
     """A bearer token: only its digest is kept, so it is shown once, when it is made."""
 

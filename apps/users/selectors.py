@@ -1,10 +1,12 @@
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 from rest_framework.exceptions import NotFound
 
 from apps.users.models import Token, User, latest_adult_birth_year
+
+DEMO = "@demo.invalid"  # ends the addresses of the demo's accounts
 
 
 def user_list_consenting() -> QuerySet[User]:
@@ -23,3 +25,9 @@ def token_get_for_user(*, user: User, token_id: UUID) -> Token:
     if token is None:
         raise NotFound
     return token
+
+
+def people_exist() -> bool:
+    """Whether there is any account but those of the demo, or somebody has entered by one of these."""
+    unused_demo = Q(email__endswith=DEMO, last_login=None)
+    return User.objects.exclude(unused_demo).exists() or Token.objects.exists()

@@ -25,7 +25,8 @@ from rest_framework.exceptions import AuthenticationFailed
 from apps.common.retention import delete_in_batches
 from apps.common.streaming import paged
 from apps.common.throttles import LoginThrottle
-from apps.users.models import Token, User
+from apps.users import ledger
+from apps.users.models import Erasure, Token, User
 from apps.users.selectors import token_list_for_user
 from lyo import env
 from lyo.celery import app
@@ -257,10 +258,29 @@ def user_erase(*, user: User) -> None:
         erase(user)
     sessions_end(user=user)
     LogEntry.objects.filter(content_type__app_label="users", content_type__model="user", object_id=user.pk).delete()
-    user_id, username = user.pk, user.username
+    user_id, username, account = user.pk, user.username, ledger.account_hash(user.id)
     user.delete()
     logger.info("an account was erased", user_id=str(user_id))
     transaction.on_commit(lambda: LoginThrottle.forget(username))
+    Erasure.objects.get_or_create(account=account)
+    transaction.on_commit(lambda: ledger.add([account]))
+
+
+def erasures_record() -> set[str]:
+    """Have the ledger and the table say the same; returns the hashes of all accounts that were ever erased."""
+    accounts = ledger.read() | set(Erasure.objects.values_list("account", flat=True))
+    ledger.add(accounts)
+    Erasure.objects.bulk_create([Erasure(account=account) for account in accounts], ignore_conflicts=True)
+    return accounts
+
+
+def erasures_replay() -> int:
+    """Erase again those whom a restored database still has; returns how many."""
+    erased = erasures_record()
+    ids = [pk for pk in User.objects.values_list("id", flat=True).iterator() if ledger.account_hash(pk) in erased]
+    for pk in ids:
+        user_erase(user=User.objects.get(id=pk))
+    return len(ids)
 
 
 # --- tokens ---

@@ -5,6 +5,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from apps.common.constants import Level
 from apps.common.names import folded
 from apps.users.models import Role, User
+from apps.users.selectors import DEMO
 from lyo import env
 
 ACCOUNTS: dict[str, dict[str, Any]] = {
@@ -29,7 +30,7 @@ class Command(BaseCommand):
             raise CommandError(f"{env.LOCAL_FILE} has no demo credentials: they are made by `make run`.")
         superuser = {"role": Role.STAFF, "is_superuser": True}
         for username, fields in {admin: superuser, **ACCOUNTS}.items():
-            outcome = self.seed(username, password, {**fields, "email": f"{username}@demo.invalid"})
+            outcome = self.seed(username, password, {**fields, "email": f"{username}{DEMO}"})
             self.stdout.write(f"{username} ({fields['role']}): {outcome}")
 
     def seed(self, username: str, password: str, fields: dict[str, Any]) -> str:
