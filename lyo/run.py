@@ -25,15 +25,16 @@ Ask it something:
   token=$(curl -s {web}/api/v1/auth/login -H "$json" \\
     -d '{{"username": "{username}", "password": "{password}"}}' | cut -d '"' -f 4)
   curl -N {web}/v1/chat/completions -H "$json" -H "Authorization: Bearer $token" \\
-    -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "What is light?"}}]}}'
+    -d '{{"model": "tutor", "stream": true, "messages": [{{"role": "user", "content": "What is light?"}}]}}'
 """
 
 
 def main() -> int:
     """Run until Ctrl-C, SIGTERM or a lost terminal."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:  # not under nohup
-            signal.signal(number, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell that runs no jobs of its own has SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     if missing := missing_packages():
         return fail(f"Missing packages: {', '.join(missing)}. Run `make install`.")
 
@@ -50,7 +51,7 @@ def main() -> int:
     stack = Stack(env.HOME, host=env.HOST, port=env.PORT, flower_port=env.FLOWER_PORT)
     try:
         with stack:
-            print(READY.format(model=env.MODEL, web=stack.web, flower=stack.flower, **stack.admin), flush=True)
+            print(READY.format(web=stack.web, flower=stack.flower, **stack.admin), flush=True)
             stack.join()
         return fail("The supervisor has failed: see its lines above.")
     except SetupError as error:

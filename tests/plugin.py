@@ -6,6 +6,9 @@ A second run at the same time gets a second home. No test ever sees the database
 import contextlib
 import itertools
 import os
+import subprocess
+import sys
+import uuid
 from collections.abc import Generator
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 
 from lyo import embedded
 from lyo.processes import Console, SetupError, Supervisor
+from tests import undertaker
 
 HOMES = Path(__file__).parent.parent / ".lyo"
 resources = contextlib.ExitStack()
@@ -20,6 +24,7 @@ resources = contextlib.ExitStack()
 
 @pytest.hookimpl(wrapper=True)  # wrappers come before pytest-django, which reads the settings in this hook
 def pytest_load_initial_conftests() -> Generator[None]:
+    resources.enter_context(_nothing_is_left())
     try:
         home = _free_home()
         (home / "static").mkdir(exist_ok=True)  # else servestatic warns in every test
@@ -35,6 +40,18 @@ def pytest_load_initial_conftests() -> Generator[None]:
 
 def pytest_unconfigure() -> None:
     resources.close()
+
+
+@contextlib.contextmanager
+def _nothing_is_left() -> Generator[None]:
+    """Have another process end what this one has started, should it be killed, or leave something."""
+    mark, repository = uuid.uuid4().hex, HOMES.parent
+    pids = map(str, (*undertaker.over_the_run(), os.getpid()))
+    command = [sys.executable, "-m", undertaker.__name__, mark, *pids]
+    watch = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=repository, start_new_session=True)
+    os.environ[undertaker.MARK] = mark
+    with watch:  # which closes its input, and waits for it
+        yield
 
 
 def _free_home() -> Path:

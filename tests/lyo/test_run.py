@@ -3,17 +3,21 @@
 import importlib.metadata
 import json
 import os
+import re
 import shutil
+import signal
 import socket
 import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lyo import embedded, run, stack
 from lyo.processes import SetupError
+from tests.undertaker import alive
 
 
 def lyo(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -49,6 +53,37 @@ def test_a_port_in_use_is_one_clear_line(tmp_path: Path, setting: str) -> None:
 def test_settings_that_cannot_work_are_one_clear_line(tmp_path: Path, settings: dict[str, str], line: str) -> None:
     run = lyo(tmp_path, **settings)
     assert (run.returncode, run.stderr.count("\n"), line in run.stderr) == (1, 1, True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stack_that_a_script_started_in_the_background_stops_on_either_signal(number: signal.Signals) -> None:
+    """A shell without job control has SIGINT ignored in what it starts with `&`."""
+    home = Path(os.environ["LYO_HOME"]) / "background"
+    home.mkdir(exist_ok=True)
+    ports = {"LYO_PORT": str(embedded.free_port()), "LYO_FLOWER_PORT": str(embedded.free_port())}
+    process = subprocess.Popen(
+        ["sh", "-c", f"trap '' INT; exec {sys.executable} -m lyo.run"],
+        env={**os.environ, "LYO_HOME": str(home), **ports},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with process:
+        lines = iter(process.stdout or ())
+        assert next(line for line in lines if "manage.py migrate" in line)
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert {"postgres", "valkey-server"} <= {child.name() for child in started}
+        process.send_signal(number)
+        assert (process.wait(60), "".join(lines).count("Traceback")) == (0, 0)
+    assert not any(alive(child) for child in started)
+    assert not (home / "run.json").exists()
+
+
+def test_the_greeting_asks_the_tutor_for_the_base_model_answers_noise() -> None:
+    admin = {"username": "admin", "password": "p"}
+    greeting = run.READY.format(web="http://127.0.0.1:8000", flower="http://127.0.0.1:5555", **admin)
+    (body,) = re.findall(r"-d '(.*stream.*)'", greeting)
+    assert json.loads(body)["model"] == "tutor"
 
 
 def test_a_second_lyo_in_the_same_home_is_one_clear_line(tmp_path: Path) -> None:
