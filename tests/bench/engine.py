@@ -62,12 +62,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.engine", description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=[*WORKLOADS, "nll"], help="run one part")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=URL", help="an OpenAI-compatible server")
     parser.add_argument("--nll", type=Path, metavar="FILE.jsonl[.gz]", help="also what each dtype costs, on GSM8K rows")
     options = parser.parse_args()
     if any("=" not in peer for peer in options.peer):
         parser.error("--peer takes NAME=URL")
+    if options.smoke:
+        options.rounds = 1
     if options.only == "nll" and not options.nll:
         parser.error("--only nll needs --nll FILE")
 
@@ -267,13 +269,13 @@ TOKENS_IN, TOKENS_OUT = 64, 33
 
 def decode(options: argparse.Namespace) -> Figures:
     """All come at once, each with a prompt of its own."""
-    prose, tokens_out = Prose(1), 16 if options.quick else TOKENS_OUT
+    prose, tokens_out = Prose(1), 4 if options.smoke else TOKENS_OUT
     ceilings, figures = machine()["ceiling, tokens/s"], {}
     with ExitStack() as stack:
         engines = stack.enter_context(lyo_engines())
         static = stack.enter_context(transformers("transformers generate", "static", SLOTS))
         continuous = stack.enter_context(transformers("transformers generate_batch", "continuous", SLOTS))
-        for concurrent in CONCURRENT:
+        for concurrent in CONCURRENT[:2] if options.smoke else CONCURRENT:
             with llama_cpp(concurrent) as llama:
                 others: list[Server] = [static, continuous, llama, *other_servers(options)]
                 servers = [*others, *(server for pair in engines.values() for server in pair)]
@@ -334,15 +336,16 @@ SYSTEM_TOKENS, PROMPT_TOKENS, ANSWER_TOKENS = 80, (100, 800), (64, 200)
 
 def tutoring(options: argparse.Namespace) -> Figures:
     """Learners who come when they like (a Poisson process), all with one system prompt; each request is a sample."""
-    prose, requests = Prose(2), 6 if options.quick else REQUESTS
+    prose, requests = Prose(2), 2 if options.smoke else REQUESTS
+    tokens_in, tokens_out = ((90, 100), (2, 4)) if options.smoke else (PROMPT_TOKENS, ANSWER_TOKENS)
     system = prose.prompt(SYSTEM_TOKENS)
     figures: Figures = {"requests": requests, "requests/s": PER_SECOND}
 
     def asks() -> list[Ask]:
         at, made = 0.0, []
         for _ in range(requests):
-            prompt = system + prose.window(prose.random.randint(*PROMPT_TOKENS) - len(system))
-            made.append(Ask(prompt, prose.random.randint(*ANSWER_TOKENS), at))
+            prompt = system + prose.window(prose.random.randint(*tokens_in) - len(system))
+            made.append(Ask(prompt, prose.random.randint(*tokens_out), at))
             at += prose.random.expovariate(PER_SECOND)
         return made
 
@@ -358,8 +361,8 @@ def tutoring(options: argparse.Namespace) -> Figures:
         seconds = max(times[-1] for times in plain.serve([ask._replace(at=0.0) for ask in asks()]))
         figures[f"load of {plain.name}"] = load_share = seconds * PER_SECOND / requests
         print(
-            f"\ntutoring mix: {requests} requests, {PER_SECOND} a second, {span(PROMPT_TOKENS)} tokens in, "
-            f"{SYSTEM_TOKENS} of them shared, {span(ANSWER_TOKENS)} out; {plain.name} can do these in {seconds:.0f} s "
+            f"\ntutoring mix: {requests} requests, {PER_SECOND} a second, {span(tokens_in)} tokens in, "
+            f"{SYSTEM_TOKENS} of them shared, {span(tokens_out)} out; {plain.name} can do these in {seconds:.0f} s "
             f"if all come at once: a load of {load_share:.0%}"
         )
         print(f"{'':40}ms to first token p50       p95   between tokens p95   tokens/s")
@@ -390,7 +393,7 @@ PREFIX_TOKENS, CONTINUATION_TOKENS = 400, (8, 24)
 def score(options: argparse.Namespace) -> Figures:
     """Continuations of one prefix, computed once, and for each; in the latter way a sample, which stands for all."""
     prose = Prose(3)
-    count, sample = (64, 8) if options.quick else (CONTINUATIONS, SAMPLE)
+    count, sample = (4, 2) if options.smoke else (CONTINUATIONS, SAMPLE)
     shared, alone = "Lyo bfloat16, prefix shared", "Lyo bfloat16, prefix for each"
     seconds: dict[str, list[float]] = {"transformers, 8 at once": [], alone: [], shared: []}
 
@@ -435,7 +438,7 @@ def nll(options: argparse.Namespace) -> Figures:
     """The mean NLL of an answer's token on the file's last rows: scored, and as it is when answers are decoded."""
     opened = gzip.open if options.nll.suffix == ".gz" else open
     with opened(options.nll, "rt") as file:
-        rows = [json.loads(line) for line in file][-(10 if options.quick else HELD_OUT) :]
+        rows = [json.loads(line) for line in file][-(10 if options.smoke else HELD_OUT) :]
     tokenizer = Tokenizer.from_folder(model_files())
     pairs = [
         (render(tokenizer, [{"role": "user", "content": row["question"]}]), tokenizer.encode(row["answer"]))

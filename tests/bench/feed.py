@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 HOME = Path(__file__).resolve().parents[2] / ".lyo" / "bench-feed"
 LEARNERS, ITEMS, EVENTS = 100_000, 20_000, 5_000_000
 SUBJECTS = ("math", "physics", "chemistry", "biology", "programming", "study")
-CONCURRENT, REQUESTS = 8, 2000
+CONCURRENT, REQUESTS = 8, 2000  # a tenth of them one at a time
 SCORED = 2048  # learners of the pass that is timed
 READ = 1000  # items that are enriched
-QUERIES = 200
 
 EVENTS_SQL = """
 INSERT INTO feed_event (at, id, user_id, item_id, type, seconds)
@@ -51,7 +50,9 @@ JOIN bench_item i ON i.n = CASE WHEN taste < 0.8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=float, nargs="+", default=[0.1, 1.0], help="shares of the full size")
-    sizes = parser.parse_args().sizes
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
+    options = parser.parse_args()
+    sizes, requests = ([0.002], 20) if options.smoke else (options.sizes, REQUESTS)
     os.environ |= {"LYO_HOME": str(HOME), "DJANGO_SETTINGS_MODULE": "lyo.settings", "LYO_LOG_LEVEL": "WARNING"}
     HOME.mkdir(parents=True, exist_ok=True)
     embedded.prepare(HOME, os.environ)  # addresses, before anything reads the settings
@@ -65,15 +66,15 @@ def main() -> None:
     wanted = ("web", "generate", "train")  # without beat nobody asks for work but this program
     with Stack(HOME, say=lambda name, line: None, only=wanted, extra=limits) as stack:
         for size in sizes:
-            measure(stack, size)
+            measure(stack, size, requests)
 
 
-def measure(stack: "Stack", size: float) -> None:
+def measure(stack: "Stack", size: float, requests: int) -> None:
     learners, items, events = (int(count * size) for count in (LEARNERS, ITEMS, EVENTS))
     print(f"\n{learners:,} learners, {items:,} items, {events:,} events", flush=True)
     fill(learners, items, events)
     rates()
-    latencies(stack)
+    latencies(stack, requests)
 
 
 # --- data ---
@@ -205,7 +206,7 @@ def rates() -> None:
 # --- latencies ---
 
 
-def latencies(stack: "Stack") -> None:
+def latencies(stack: "Stack", requests: int) -> None:
     from apps.feed.models import Reader
     from apps.search.services import words_count
     from apps.users.services import token_create
@@ -233,11 +234,11 @@ def latencies(stack: "Stack") -> None:
 
     vocabulary = words()
     for name, path, concurrent, count in (
-        ("a Django view that does nothing", lambda: "/livez", CONCURRENT, REQUESTS),
-        ("GET /feed", lambda: "/api/v1/feed", CONCURRENT, REQUESTS),
-        ("a Django view that does nothing", lambda: "/livez", 1, QUERIES),
-        ("GET /feed", lambda: "/api/v1/feed", 1, QUERIES),
-        ("GET /search", lambda: f"/api/v1/search?q={quote(' '.join(chance.sample(vocabulary, 3)))}", 1, QUERIES),
+        ("a Django view that does nothing", lambda: "/livez", CONCURRENT, requests),
+        ("GET /feed", lambda: "/api/v1/feed", CONCURRENT, requests),
+        ("a Django view that does nothing", lambda: "/livez", 1, requests // 10),
+        ("GET /feed", lambda: "/api/v1/feed", 1, requests // 10),
+        ("GET /search", lambda: f"/api/v1/search?q={quote(' '.join(chance.sample(vocabulary, 3)))}", 1, requests // 10),
     ):
         with ThreadPoolExecutor(concurrent) as pool:
             list(pool.map(client(path), range(count // 10)))

@@ -4,6 +4,7 @@ REST with server-sent events against the engine called directly, and the job lay
 in the same run on the same machine, round by round in turns.
 """
 
+import argparse
 import http.client
 import json
 import os
@@ -12,8 +13,9 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from lyo import embedded
@@ -24,15 +26,27 @@ if TYPE_CHECKING:
 
 HOME = Path(__file__).resolve().parents[2] / ".lyo" / "bench"
 MESSAGES = [{"role": "user", "content": "Explain step by step why the sum of two even numbers is even. " * 4}]
-CONCURRENT, TOKENS = 16, 64
-ROUNDS, WARM_UP = 5, 1
-FIRST_TOKEN_SAMPLES = 20
-JOBS = 1000
+
+
+class Sizes(NamedTuple):
+    concurrent: int = 16
+    tokens: int = 64
+    rounds: int = 5
+    warm_up: int = 1
+    first_tokens: int = 20
+    jobs: int = 1000
+
+
+SMOKE = Sizes(concurrent=2, tokens=4, rounds=1, warm_up=0, first_tokens=1, jobs=20)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.foundation", description=__doc__.partition("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
+    sizes = SMOKE if parser.parse_args().smoke else Sizes()
     os.environ |= {"LYO_HOME": str(HOME), "DJANGO_SETTINGS_MODULE": "lyo.settings", "LYO_LOG_LEVEL": "WARNING"}
     os.environ["GOMP_SPINCOUNT"] = "5000"  # as the stack sets it for its worker
+    HOME.mkdir(parents=True, exist_ok=True)
     embedded.prepare(HOME, os.environ)  # addresses, before anything reads the settings
     import django
 
@@ -43,19 +57,20 @@ def main() -> None:
     stack = Stack(HOME, say=lambda name, line: None, extra={f"LYO_{name}": "1000000" for name in limits})
     print("starting a stack and an engine …", flush=True)
     with stack:
-        generation(stack)
-        jobs(stack)
+        generation(stack, sizes)
+        jobs(stack, sizes)
 
 
 # --- generation ---
 
 
-def generation(stack: "Stack") -> None:
+def generation(stack: "Stack", sizes: Sizes) -> None:
     direct, served = DirectEngine(), RestClient(stack.web)
-    print(f"\ndecode tokens/s, {CONCURRENT} concurrent, {TOKENS} out, median of {ROUNDS} [min, max]")
-    report("engine, called directly", direct.tokens_per_second, "Lyo, REST and SSE", served.tokens_per_second)
-    print(f"\ntime to first token at 1 concurrent, ms, median of {FIRST_TOKEN_SAMPLES} [min, max]")
-    pairs = [(direct.first_token(), served.first_token()) for _ in range(FIRST_TOKEN_SAMPLES + 3)][3:]
+    print(f"\ndecode tokens/s, {sizes.concurrent} concurrent, {sizes.tokens} out, median of {sizes.rounds} [min, max]")
+    ways = [partial(way.tokens_per_second, sizes.concurrent, sizes.tokens) for way in (direct, served)]
+    report("engine, called directly", ways[0], "Lyo, REST and SSE", ways[1], sizes)
+    print(f"\ntime to first token at 1 concurrent, ms, median of {sizes.first_tokens} [min, max]")
+    pairs = [(direct.first_token(), served.first_token()) for _ in range(sizes.first_tokens + 3)][3:]
     own, rest = ([seconds * 1000 for seconds in column] for column in zip(*pairs, strict=True))
     show("engine, called directly", own)
     show("Lyo, REST and SSE", rest, f"added {statistics.median(rest) - statistics.median(own):.1f} ms")
@@ -78,9 +93,9 @@ class DirectEngine:
         sampling = Sampling(max_tokens=max_tokens, temperature=0)
         return self.engine.submit(GenerateRequest(str(uuid.uuid4()), self.prompt, sampling), on_delta)
 
-    def tokens_per_second(self) -> float:
+    def tokens_per_second(self, concurrent: int, tokens_out: int) -> float:
         started = time.perf_counter()
-        handles = [self.submit(TOKENS) for _ in range(CONCURRENT)]
+        handles = [self.submit(tokens_out) for _ in range(concurrent)]
         tokens = sum(handle.wait().completion_tokens for handle in handles)
         return tokens / (time.perf_counter() - started)
 
@@ -132,15 +147,17 @@ class RestClient:
         connection.close()
         return tokens, first
 
-    def tokens_per_second(self) -> float:
+    def tokens_per_second(self, concurrent: int, tokens_out: int) -> float:
         counts: list[int] = []
-        threads = [threading.Thread(target=lambda: counts.append(self.answer(TOKENS)[0])) for _ in range(CONCURRENT)]
+        threads = [
+            threading.Thread(target=lambda: counts.append(self.answer(tokens_out)[0])) for _ in range(concurrent)
+        ]
         started = time.perf_counter()
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(counts) == CONCURRENT
+        assert len(counts) == concurrent
         return sum(counts) / (time.perf_counter() - started)
 
     def first_token(self) -> float:
@@ -150,7 +167,7 @@ class RestClient:
 # --- jobs ---
 
 
-def jobs(stack: "Stack") -> None:
+def jobs(stack: "Stack", sizes: Sizes) -> None:
     import django
 
     django.setup()
@@ -165,31 +182,33 @@ def jobs(stack: "Stack") -> None:
     def bare() -> float:
         start = nothings_done()
         started = time.perf_counter()
-        for _ in range(JOBS):
+        for _ in range(sizes.jobs):
             nothing.apply_async(args=[str(uuid.uuid4())], queue=QUEUE)
-        while nothings_done() < start + JOBS:
+        while nothings_done() < start + sizes.jobs:
             time.sleep(0.005)
-        return JOBS / (time.perf_counter() - started)
+        return sizes.jobs / (time.perf_counter() - started)
 
     def layer() -> float:
         ended = Job.objects.filter(kind="ping", state=State.SUCCEEDED)
         ended.delete()
         started = time.perf_counter()
-        for number in range(JOBS):
+        for number in range(sizes.jobs):
             job_create(kind="ping", request={"ping": number})
-        while ended.count() < JOBS:
+        while ended.count() < sizes.jobs:
             time.sleep(0.005)
-        return JOBS / (time.perf_counter() - started)
+        return sizes.jobs / (time.perf_counter() - started)
 
-    print(f"\njobs/s, {JOBS} made one after another and executed by one worker, median of {ROUNDS} [min, max]")
-    report("Celery tasks, no result", bare, "Lyo jobs: row, claim, lease, end, stream", layer)
+    print(
+        f"\njobs/s, {sizes.jobs} made one after another and executed by one worker, median of {sizes.rounds} [min, max]"
+    )
+    report("Celery tasks, no result", bare, "Lyo jobs: row, claim, lease, end, stream", layer, sizes)
 
 
 # --- reporting ---
 
 
-def report(peer_name: str, peer: Callable[[], float], our_name: str, ours: Callable[[], float]) -> None:
-    rounds = [(peer(), ours()) for _ in range(ROUNDS + WARM_UP)][WARM_UP:]
+def report(peer_name: str, peer: Callable[[], float], our_name: str, ours: Callable[[], float], sizes: Sizes) -> None:
+    rounds = [(peer(), ours()) for _ in range(sizes.rounds + sizes.warm_up)][sizes.warm_up :]
     peers, own = zip(*rounds, strict=True)
     show(peer_name, peers)
     show(our_name, own, f"ratio {statistics.median(a / b for a, b in zip(own, peers, strict=True)):.2f}")

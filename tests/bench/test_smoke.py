@@ -1,0 +1,25 @@
+"""Each benchmark runs, at a size that measures nothing; the first three tens of seconds go into starting a stack."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from lyo import env
+
+ENDS = {
+    "foundation": "Lyo jobs: row, claim, lease, end, stream",
+    "engine": "engine.json",
+    "train": "train.json",
+    "feed": "GET /search, 1 concurrent",
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_benchmark_runs(name: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "LYO_HOME"}
+    run = [sys.executable, "-m", f"tests.bench.{name}", "--smoke"]
+    done = subprocess.run(run, cwd=env.BASE_DIR, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert ENDS[name] in done.stdout
