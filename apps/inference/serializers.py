@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
+from apps.inference.json_schemas import schema_fault
 from lyo import env
 
 DEFAULT_MAX_TOKENS = 256
@@ -139,24 +139,9 @@ class SchemaField(serializers.Field[str, Any, Any, Any]):
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
         if len(text) > MAX_SCHEMA_LENGTH:
             self.fail("max_length")
-        if fault := schema_fault(text):
+        if fault := schema_fault(data, text):
             self.fail("unsupported_schema", fault=fault)
         return text
-
-
-BYTES = LLTokenizer("byte")  # a vocabulary as good as the model's to tell whether a grammar works
-LIMITS = LLParserLimits(verbose_errors=False)
-
-
-def schema_fault(schema: str) -> str | None:
-    """What is wrong with a JSON schema, or not supported, or None."""
-    try:
-        grammar = LLMatcher.grammar_from_json_schema(schema, overrides={"lenient": False, "coerce_one_of": False})
-    except ValueError as error:
-        return str(error)
-    matcher = LLMatcher(BYTES, grammar, log_level=0, limits=LIMITS)
-    matcher.compute_bitmask()  # some faults show only here
-    return matcher.get_error().removesuffix("\n<non-verbose/>") or None
 
 
 # --- chat ---

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from workers.protocols import Refused
 
-LIMITS = LLParserLimits(verbose_errors=False)
+# Of one mask some 10 ms, for all rows of a batch wait for it; of one answer's states some 50 MB.
+LIMITS = LLParserLimits(step_lexer_fuel=60_000, step_max_items=20_000, max_lexer_states=25_000, verbose_errors=False)
 
 
 class Grammar:
@@ -31,7 +32,7 @@ class Grammar:
     def fill(self, allowed: NDArray[np.int32], row: int) -> None:
         """Write which tokens may come next, one bit each; stop tokens may where the JSON may end.
 
-        allowed: [rows, vocabulary / 32 rounded up]. Takes some 10 µs, rarely a few milliseconds. Where the parser gives
+        allowed: [rows, vocabulary / 32 rounded up]. Takes some 10 µs, at most some 10 ms (`LIMITS`). Where the parser gives
         up, stop tokens alone are allowed, and `advance` raises.
         """
         llguidance.numpy.fill_next_token_bitmask(self._matcher, allowed, row)
@@ -51,7 +52,10 @@ class Grammar:
 
 
 class Grammars:
-    """Compiles schemas for one vocabulary, on the caller's thread: some ms, after `prepare`."""
+    """Compiles schemas for one vocabulary, on the caller's thread: some ms, after `prepare`.
+
+    Without the interpreter's lock, and bounded by llguidance, but for `multipleOf`, which the web side bounds.
+    """
 
     def __init__(
         self,
