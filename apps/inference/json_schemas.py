@@ -130,7 +130,7 @@ def compile_fault(text: str) -> str | None:
     if not _trials.acquire(timeout=TRIAL_WAIT_S):
         raise ServiceUnavailable("Too many schemas are being compiled.")
     try:
-        trial = subprocess.run(  # noqa: S603 - the schema is its input, no part of the command
+        trial = subprocess.run(
             [sys.executable, "-m", "apps.inference.schema_trial"],
             input=text.encode(),
             capture_output=True,

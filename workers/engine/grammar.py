@@ -32,8 +32,8 @@ class Grammar:
     def fill(self, allowed: NDArray[np.int32], row: int) -> None:
         """Write which tokens may come next, one bit each; stop tokens may where the JSON may end.
 
-        allowed: [rows, vocabulary / 32 rounded up]. Takes some 10 µs, at most some 10 ms (`LIMITS`). Where the parser gives
-        up, stop tokens alone are allowed, and `advance` raises.
+        allowed: [rows, vocabulary / 32 rounded up]. Takes some 10 µs, at most some 10 ms (`LIMITS`). Where the parser
+        gives up, stop tokens alone are allowed, and `advance` raises.
         """
         llguidance.numpy.fill_next_token_bitmask(self._matcher, allowed, row)
 
