@@ -46,6 +46,9 @@ SECRET_KEY = env.str("LYO_SECRET_KEY", "") or local("secret_key")  # signs sessi
 DEBUG = env.bool("LYO_DEBUG", False)  # tracebacks in the browser; never in production
 ALLOWED_HOSTS = env.list("LYO_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])  # Host headers that are answered
 HTTPS = env.bool("LYO_HTTPS", False)  # behind TLS: secure cookies, HSTS, redirect, X-Forwarded-Proto is trusted
+CORS_ORIGINS = env.list(
+    "LYO_CORS_ORIGINS", []
+)  # sites whose pages may call the API from a browser, such as https://app.example; * is any; none: no CORS
 TRUSTED_PROXIES = env.int(
     "LYO_TRUSTED_PROXIES", 0, validate=FROM_0
 )  # how many proxies append to X-Forwarded-For; throttles see past them
@@ -133,6 +136,9 @@ MAX_BATCH = env.int(
 GENERATE_THREADS = env.int(
     "LYO_GENERATE_THREADS", MAX_BATCH + 8, validate=FROM_1
 )  # answers a worker has in hand; the few past MAX_BATCH join at once when one ends, the others wait for their turn
+DEFAULT_MAX_TOKENS = env.int(
+    "LYO_DEFAULT_MAX_TOKENS", 2048, validate=FROM_1
+)  # of an answer of /v1 that does not say how long it may be; where the context has less room, that
 ADAPTERS_DIR = Path(env.str("LYO_ADAPTERS_DIR", str(BASE_DIR / ".lyo" / "adapters")))  # PEFT folders, named by digest
 ADAPTERS_STORAGE = env.str(
     "LYO_ADAPTERS_STORAGE", "", validate=validate.Regexp(r"(s3://[^/]+(/.*)?)?\Z")

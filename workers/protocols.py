@@ -61,12 +61,16 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token with its natural-log probability before temperature, and the likeliest alternatives at its position."""
+    """A token with its natural-log probability before temperature, and the likeliest alternatives at its position.
+
+    `bytes` are those of its text, and tell what a token that is not whole characters is a part of.
+    """
 
     id: int
     text: str
+    bytes: tuple[int, ...]
     logprob: float
-    top: tuple[tuple[int, str, float], ...] = ()
+    top: tuple["TokenLogprob", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class InferenceConfig(AppConfig):
@@ -12,3 +13,4 @@ class InferenceConfig(AppConfig):
 
         export_register("route_changes", selectors.route_change_export)
         finish_hook_register("chat", services.outcome_record)
+        post_migrate.connect(services.models_register, sender=self)

@@ -132,17 +132,16 @@ def _logprobs(tokens: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """From `TokenLogprob`s as plain data."""
     content = [
         {
-            **_logprob(token["text"], token["logprob"]),
-            "top_logprobs": [_logprob(text, logprob) for _, text, logprob in token["top"]],
+            **_logprob(token),
+            "top_logprobs": [_logprob(other) for other in token["top"]],
         }
         for token in tokens
     ]
     return {"content": content, "refusal": None}
 
 
-def _logprob(text: str, logprob: float) -> dict[str, Any]:
-    """`bytes` is null for a token that is not whole characters."""
-    return {"token": text, "logprob": logprob, "bytes": None if "\ufffd" in text else list(text.encode())}
+def _logprob(token: dict[str, Any]) -> dict[str, Any]:
+    return {"token": token["text"], "logprob": token["logprob"], "bytes": token["bytes"]}
 
 
 # --- embeddings ---

@@ -63,6 +63,16 @@ def served_names() -> set[str]:
     return {env.MODEL, env.MODEL.partition("@")[0], Path(env.MODEL).name}
 
 
+class SettledModel(models.Model):
+    """A model that the settings name, and since when. `migrate` registers those that are new to the database."""
+
+    name = models.CharField(max_length=400, primary_key=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Route(TimestampedModel):
     """Which adapter answers a task: a live one, and on trial a canary for a share of the users.
 

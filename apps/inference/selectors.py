@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from math import exp, log
@@ -17,7 +17,7 @@ from apps.common import redis
 from apps.common.constants import Task
 from apps.common.streaming import paged
 from apps.inference.errors import ModelNotFound
-from apps.inference.models import DIGEST, Adapter, Outcome, Route, RouteChange, served_names
+from apps.inference.models import DIGEST, Adapter, Outcome, Route, RouteChange, SettledModel, served_names
 from apps.inference.sequential import Arm, difference, log_evidence
 from apps.users.models import User
 from lyo import env
@@ -41,11 +41,14 @@ class ServedModel:
     alias: str | None = None
     adapter: str | None = None
     task: Task | None = None
-    created_at: datetime | None = None  # None: it comes with the settings
+    created_at: datetime | None = None  # None: it is not registered yet
+    context_tokens: int = env.CONTEXT_TOKENS
 
 
-EMBEDDER = ServedModel("all-MiniLM-L6-v2", kind="embed", alias="embedding")
+BASE = ServedModel(env.MODEL, kind="chat")
 TUTOR = ServedModel("tutor", kind="chat", task=Task.TUTORING)
+EMBEDDER = ServedModel("all-MiniLM-L6-v2", kind="embed", alias="embedding", context_tokens=256)
+SETTLED = (BASE, TUTOR, EMBEDDER)
 
 
 def model_list() -> list[ServedModel]:
@@ -66,7 +69,8 @@ def model_get(*, model_id: str, kind: str | None = None) -> ServedModel:
 
 
 def _settled_models() -> list[ServedModel]:
-    return [ServedModel(env.MODEL, kind="chat"), TUTOR, EMBEDDER]
+    created_at = dict(SettledModel.objects.values_list("name", "created_at"))
+    return [replace(model, created_at=created_at.get(model.id)) for model in SETTLED]
 
 
 def _served(adapter: Adapter) -> ServedModel:

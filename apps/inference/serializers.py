@@ -11,7 +11,6 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from apps.inference.json_schemas import schema_fault
 from lyo import env
 
-DEFAULT_MAX_TOKENS = 256
 MAX_MESSAGES = 2048
 MAX_TEXTS = 256
 MAX_TEXT_LENGTH = 32_000
@@ -45,7 +44,10 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 
 class OpenAISerializer(serializers.Serializer[Any]):
-    """Ignores fields that it does not know and reads null as "not given": OpenAI's clients send both."""
+    """Ignores fields that it does not know and reads null as "not given": OpenAI's clients send both.
+
+    `apps.common.schema` documents that null.
+    """
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, Mapping):
@@ -72,7 +74,12 @@ class StringField(ExactField, serializers.CharField):
 
 
 class IntegerField(ExactField, serializers.IntegerField):
+    """Takes 5.0 too, which in JSON is 5."""
+
     json_types = (int,)
+
+    def to_internal_value(self, data: Any) -> Any:
+        return super().to_internal_value(int(data) if isinstance(data, float) and data.is_integer() else data)
 
 
 class NumberField(ExactField, serializers.FloatField):
@@ -196,7 +203,10 @@ class ChatCompletionCreateSerializer(OpenAISerializer):
     model = StringField()
     messages = serializers.ListField(child=ChatMessageSerializer(), min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens = IntegerField(
-        min_value=1, max_value=env.CONTEXT_TOKENS, required=False, help_text=f"Default {DEFAULT_MAX_TOKENS}."
+        min_value=1,
+        max_value=env.CONTEXT_TOKENS,
+        required=False,
+        help_text=f"Default {env.DEFAULT_MAX_TOKENS}, or what the context has room for.",
     )
     max_tokens = IntegerField(
         min_value=1, max_value=env.CONTEXT_TOKENS, required=False, help_text="Older name of max_completion_tokens."
@@ -242,7 +252,7 @@ class ChatCompletionCreateSerializer(OpenAISerializer):
         if attrs["top_logprobs"] and not attrs["logprobs"]:
             raise ValidationError({"top_logprobs": ["Needs logprobs to be true."]})
         sampling = {
-            "max_tokens": attrs.get("max_completion_tokens") or attrs.get("max_tokens") or DEFAULT_MAX_TOKENS,
+            "max_tokens": attrs.get("max_completion_tokens") or attrs.get("max_tokens"),
             **{name: attrs[name] for name in SAMPLING},
             "logprobs": attrs["top_logprobs"] if attrs["logprobs"] else None,
             "json_schema": attrs["response_format"].get("schema"),
@@ -283,8 +293,9 @@ class EmbeddingCreateSerializer(OpenAISerializer):
 class ModelSerializer(serializers.Serializer[Any]):
     id = serializers.CharField()
     object = serializers.CharField(help_text='"model".')
-    created = serializers.IntegerField()
+    created = serializers.IntegerField(help_text="When it was registered here, in Unix time.")
     owned_by = serializers.CharField()
+    max_model_len = serializers.IntegerField(help_text="Tokens that a prompt and its answer may have together.")
 
 
 class ModelListSerializer(serializers.Serializer[Any]):
@@ -295,7 +306,9 @@ class ModelListSerializer(serializers.Serializer[Any]):
 class TopLogprobSerializer(serializers.Serializer[Any]):
     token = serializers.CharField()
     logprob = serializers.FloatField()
-    bytes = serializers.ListField(child=serializers.IntegerField(), allow_null=True)
+    bytes = serializers.ListField(
+        child=serializers.IntegerField(), help_text="Joined, those of an answer's tokens are its text."
+    )
 
 
 class TokenLogprobSerializer(TopLogprobSerializer):

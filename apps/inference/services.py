@@ -17,8 +17,16 @@ from apps.common.retention import delete_in_batches
 from apps.common.throttles import GenerationThrottle
 from apps.common.tokens import require_room
 from apps.inference.metrics import ANSWERS, BASE, THUMBS
-from apps.inference.models import Adapter, Outcome, Route, RouteChange
-from apps.inference.selectors import Believed, ServedModel, adapter_live, canary_test, route_state, routed
+from apps.inference.models import Adapter, Outcome, Route, RouteChange, SettledModel
+from apps.inference.selectors import (
+    SETTLED,
+    Believed,
+    ServedModel,
+    adapter_live,
+    canary_test,
+    route_state,
+    routed,
+)
 from apps.jobs.dispatch import ROUTES
 from apps.jobs.models import Job, State
 from apps.jobs.services import job_admit, job_create, job_find_repeat
@@ -276,6 +284,14 @@ def outcome_delete_expired() -> int:
     limit = timezone.now() - timedelta(days=env.JOB_RETENTION_DAYS)
     oldest = Route.objects.aggregate(oldest=Min("canary_started_at"))["oldest"]
     return delete_in_batches(Outcome.objects.filter(asked_at__lt=min(limit, oldest or limit)))
+
+
+# --- models of the settings ---
+
+
+def models_register(**_: Any) -> None:
+    """Note since when each model of the settings is served; `migrate` calls this."""
+    SettledModel.objects.bulk_create([SettledModel(name=model.id) for model in SETTLED], ignore_conflicts=True)
 
 
 # --- answers ---

@@ -121,7 +121,13 @@ class Embeddings(AnsweringView):
 
 def _model_data(model: selectors.ServedModel) -> dict[str, Any]:
     created = int(model.created_at.timestamp()) if model.created_at else 0
-    return {"id": model.id, "object": "model", "created": created, "owned_by": "lyo"}
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": created,
+        "owned_by": "lyo",
+        "max_model_len": model.context_tokens,
+    }
 
 
 async def _event_stream(events: AsyncGenerator[str, None]) -> StreamingHttpResponse:

@@ -20,6 +20,7 @@ from workers.engine.modules import Modules
 from workers.engine.request import Generation, Piece, Scoring, Ticket
 from workers.engine.sampling import SampledRow, likeliest, sample
 from workers.engine.scheduler import Scheduler
+from workers.engine.text import token_logprob
 from workers.models.load import LoadedModel
 from workers.protocols import (
     Delta,
@@ -352,11 +353,9 @@ class LocalEngine:
                 ticket.finish(ticket.finish_reason)
 
     def _logprob(self, logits: Tensor, token: int, count: int) -> TokenLogprob:
-        def text(token: int) -> str:
-            return self._token_bytes(token).decode(errors="replace").replace("\0", "\ufffd")
-
         ((own, top),) = likeliest(logits[None], [token], count)
-        return TokenLogprob(token, text(token), own, tuple((other, text(other), value) for other, value in top))
+        alternatives = tuple(token_logprob(other, self._token_bytes(other), value) for other, value in top)
+        return token_logprob(token, self._token_bytes(token), own, alternatives)
 
     def _score(self, ticket: Scoring, states: Tensor) -> None:
         """Note the log-probabilities that the states tell; some rows of logits at a time, for each is a megabyte."""

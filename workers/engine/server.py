@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import httpx
 
+from workers.engine.text import token_logprob
 from workers.models.template import TURN_MARKS
 from workers.models.tokenizer import PROBE, Tokenizer
 from workers.protocols import GenerateRequest, Refused, TokenLogprob
@@ -294,12 +295,10 @@ class ModelServer:
         if told.logprob is None or wanted is None:
             return told.id, None
 
-        def text(token: int) -> str:
-            return self._tokenizer.decode([token]).replace("\0", "\ufffd")
-
+        token_bytes = self._tokenizer.token_bytes
         likeliest = sorted(told.top.items(), key=lambda item: -item[1])[:wanted]
-        top = tuple((other, text(other), value) for other, value in likeliest)
-        return told.id, TokenLogprob(told.id, text(told.id), told.logprob, top)
+        top = tuple(token_logprob(other, token_bytes(other), value) for other, value in likeliest)
+        return told.id, token_logprob(told.id, token_bytes(told.id), told.logprob, top)
 
 
 def check_length(request: GenerateRequest, context_tokens: int) -> None:

@@ -7,6 +7,12 @@ from typing import NamedTuple
 from workers.protocols import Delta, TokenLogprob
 
 
+def token_logprob(token: int, data: bytes, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    """What is told of a token that stands for `data`; as in a text, NUL is U+FFFD."""
+    data = data.replace(b"\0", "\ufffd".encode())
+    return TokenLogprob(token, data.decode(errors="replace"), tuple(data), logprob, top)
+
+
 class Pending(NamedTuple):
     token: int
     logprob: TokenLogprob | None
@@ -39,6 +45,7 @@ class TextStream:
         if found:
             self.stopped = True
             self._held = self._held[: min(found)]
+            self._forget_logprobs_past(len(self._held))
             return self._settle(len(self._pending), len(self._held))
 
         safe = min((self._possible_start(stop) for stop in self._stop), default=len(self._held))
@@ -66,6 +73,14 @@ class TextStream:
     def _decode(self, data: bytes, final: bool = False) -> str:
         """NUL, which Postgres cannot keep in a text, becomes U+FFFD too."""
         return self._decoder.decode(data, final).replace("\0", "\ufffd")
+
+    def _forget_logprobs_past(self, end: int) -> None:
+        """Of tokens that begin at `end` of the held text or later."""
+        begins = 0
+        for index, item in enumerate(self._pending):
+            if begins >= end:
+                self._pending[index] = item._replace(logprob=None)
+            begins = begins if item.end is None else item.end
 
     def _settle(self, count: int, end: int) -> Delta | None:
         text = self._held[:end]

@@ -27,12 +27,15 @@ TEXT = "".join(TOKENS)
 FINGERPRINT = "fp_" + sha256(b"0123456789abcdef ").hexdigest()[:12]  # of the digest, and of no adapter
 
 
-def logprob(text: str, value: float, *top: tuple[int, str, float]) -> dict[str, Any]:
+def logprob(data: bytes, value: float, *top: dict[str, Any]) -> dict[str, Any]:
     """A `TokenLogprob` as a worker stores it."""
-    return {"id": 5, "text": text, "logprob": value, "top": [list(alternative) for alternative in top]}
+    return {"id": 5, "text": data.decode(errors="replace"), "bytes": list(data), "logprob": value, "top": list(top)}
 
 
-LOGPROBS = [logprob("Yes", -0.25, (5, "Yes", -0.25), (6, "Ja", -1.5)), logprob("\ufffd", -2.0, (5, "\ufffd", -2.0))]
+LOGPROBS = [
+    logprob(b"Yes", -0.25, logprob(b"Yes", -0.25), logprob(b"Ja", -1.5)),
+    logprob(b"\xf0\x9f", -2.0, logprob(b"\xf0\x9f", -2.0)),
+]
 SHOWN = [
     {
         "token": "Yes",
@@ -46,8 +49,8 @@ SHOWN = [
     {
         "token": "\ufffd",
         "logprob": -2.0,
-        "bytes": None,
-        "top_logprobs": [{"token": "\ufffd", "logprob": -2.0, "bytes": None}],
+        "bytes": [240, 159],
+        "top_logprobs": [{"token": "\ufffd", "logprob": -2.0, "bytes": [240, 159]}],
     },
 ]
 
@@ -179,7 +182,7 @@ def test_what_is_not_asked_has_openais_defaults(http: httpx.Client, worker: Play
     seeds = {first.pop("seed"), second.pop("seed")}
     assert len(seeds) == 2 and all(0 <= seed < 2**63 for seed in seeds)
     assert first == {
-        "max_tokens": 256,
+        "max_tokens": None,
         "temperature": 1.0,
         "top_k": 0,
         "top_p": 1.0,

@@ -1,21 +1,25 @@
 """Models, and every way to be refused: OpenAI's form, the right status, the field's name, and nothing changed."""
 
+from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
 import httpx
 import openai
 import pytest
+from django.core.management.sql import emit_post_migrate_signal
 from django.db import OperationalError
 
 from apps.common.throttles import GenerationThrottle
 from apps.inference import completions, services
+from apps.inference.models import SettledModel
+from apps.inference.services import models_register
 from apps.jobs.models import Job
 from lyo import env
 
 ASK: dict[str, Any] = {"model": env.MODEL, "messages": [{"role": "user", "content": "Is 4 even?"}]}
-DEFAULT = {"id": env.MODEL, "object": "model", "created": 0, "owned_by": "lyo"}
-TUTOR, EMBEDDER = ({**DEFAULT, "id": name} for name in ("tutor", "all-MiniLM-L6-v2"))
+DEFAULT = {"id": env.MODEL, "object": "model", "owned_by": "lyo", "max_model_len": env.CONTEXT_TOKENS}
+TUTOR, EMBEDDER = {**DEFAULT, "id": "tutor"}, {**DEFAULT, "id": "all-MiniLM-L6-v2", "max_model_len": 256}
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,11 +42,32 @@ def response_format(schema: Any) -> dict[str, Any]:
 SCHEMA = "response_format.json_schema.schema"
 
 
-def test_models_are_listed_the_default_first(ai: openai.OpenAI, http: httpx.Client) -> None:
-    assert http.get("/models").json() == {"object": "list", "data": [DEFAULT, TUTOR, EMBEDDER]}
+@pytest.fixture
+def registered() -> dict[str, int]:
+    """When the models of the settings were registered, as a test would have it: each a day apart."""
+    SettledModel.objects.all().delete()
+    models_register()
+    names = (env.MODEL, "tutor", "all-MiniLM-L6-v2")
+    days = {name: datetime(2026, 3, day, tzinfo=UTC) for day, name in enumerate(names, 1)}
+    for name, day in days.items():
+        SettledModel.objects.filter(name=name).update(created_at=day)
+    models_register()  # a later migration leaves them as they are
+    return {name: int(day.timestamp()) for name, day in days.items()}
+
+
+def test_models_are_listed_the_default_first(ai: openai.OpenAI, http: httpx.Client, registered: dict[str, int]) -> None:
+    """Each with when it was registered and how much it can take."""
+    default, tutor, embedder = ({**model, "created": registered[model["id"]]} for model in (DEFAULT, TUTOR, EMBEDDER))
+    assert http.get("/models").json() == {"object": "list", "data": [default, tutor, embedder]}
     assert [model.id for model in ai.models.list()] == [env.MODEL, "tutor", "all-MiniLM-L6-v2"]
     assert ai.models.retrieve(env.MODEL).id == env.MODEL
-    assert http.get("/models/embedding").json() == EMBEDDER
+    assert http.get("/models/embedding").json() == embedder
+
+
+def test_a_migrated_database_knows_since_when_its_models_are_served() -> None:
+    """`flush`, which ends the tests before this one, says so as `migrate` does."""
+    emit_post_migrate_signal(verbosity=0, interactive=False, db="default")
+    assert set(SettledModel.objects.values_list("name", flat=True)) == {env.MODEL, "tutor", EMBEDDER["id"]}
 
 
 def test_unknown_models_are_not_found(ai: openai.OpenAI, http: httpx.Client) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -29,6 +30,7 @@ from workers.protocols import (
     Refused,
     Sampling,
     ScoreRequest,
+    TokenLogprob,
 )
 
 STOP_IDS = frozenset({1, 106})
@@ -144,8 +146,8 @@ def test_log_probabilities_and_stop_strings(llama: RemoteEngine, tokenizer: Toke
     asked.wait()
     logprobs = [entry for delta in asked.deltas for entry in delta.logprobs]
     assert [entry.id for entry in logprobs] == asked.ids
-    assert all(entry.top[0] == (entry.id, entry.text, entry.logprob) for entry in logprobs)  # greedy is the likeliest
-    assert all(len(entry.top) == 2 and entry.top[1][2] <= entry.logprob <= 0 for entry in logprobs)
+    assert all(entry.top[0] == replace(entry, top=()) for entry in logprobs)  # greedy is the likeliest
+    assert all(len(entry.top) == 2 and entry.top[1].logprob <= entry.logprob <= 0 for entry in logprobs)
     stopped = Asked(llama, prompt, Sampling(max_tokens=12, temperature=0, stop=(asked.text[3:8],)))
     assert stopped.wait().finish_reason == "stop"
     assert stopped.text == asked.text[:3]
@@ -616,8 +618,8 @@ def test_log_probabilities_as_vllm_tells_them(scripted: ScriptedServer, engine: 
     asked = Asked(engine, PROMPT, Sampling(max_tokens=1, logprobs=2))
     asked.wait()
     (logprob,) = asked.deltas[0].logprobs
-    assert (logprob.id, logprob.text, logprob.logprob) == (9259, "Hello", -0.5)
-    assert logprob.top == ((993, " there", -0.25), (9259, "Hello", -0.5))
+    hello = TokenLogprob(9259, "Hello", tuple(b"Hello"), -0.5)
+    assert logprob == replace(hello, top=(TokenLogprob(993, " there", tuple(b" there"), -0.25), hello))
     assert scripted.asked[0]["logprobs"] == 2
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.engine.text import TextStream
+from workers.engine.text import TextStream, token_logprob
 from workers.protocols import Delta
 
 PIECES = [b"a", b"b", b" <", b"<", b"end", b">", b"nd>", "é".encode(), b"\xf0\x9f", b"\x98\x80", b"\xff", b"", b"ab"]
@@ -71,3 +71,25 @@ def test_after_any_delta_the_text_is_that_of_the_tokens(stop: tuple[str, ...], t
 def test_a_nul_which_no_database_text_can_hold_becomes_a_replacement_character() -> None:
     stream = TextStream(lambda token: bytes([token]))
     assert stream.push(0) == Delta((0,), "\ufffd")
+
+
+@pytest.mark.parametrize("stop", [("<end>",), ("b<",), ()])
+@given(tokens=st.lists(st.integers(0, len(PIECES) - 1), max_size=25))
+def test_the_bytes_of_log_probabilities_join_to_the_text(stop: tuple[str, ...], tokens: list[int]) -> None:
+    """Also inside characters; past a stop string there is at most the rest of the token that it began in."""
+    stream, deltas = TextStream(pieces, stop), []
+    for token in tokens:
+        deltas.append(stream.push(token, token_logprob(token, pieces(token), -1.0)))
+        if stream.stopped:
+            break
+    deltas.append(stream.finish())
+    told = [item for delta in deltas if delta for item in delta.logprobs]
+    joined = b"".join(bytes(item.bytes) for item in told).decode(errors="replace")
+    assert joined.startswith(stream.text)
+    assert joined == stream.text or (stream.stopped and len(joined) - len(stream.text) < len(told[-1].text))
+
+
+def test_a_token_that_is_half_a_character_tells_its_bytes() -> None:
+    told = token_logprob(9, b"\xf0\x9f", -1.0)
+    assert (told.text, told.bytes) == ("\ufffd", (0xF0, 0x9F))
+    assert token_logprob(0, b"a\0", -1.0).bytes == (0x61, 0xEF, 0xBF, 0xBD)  # as in the text
