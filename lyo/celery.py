@@ -23,5 +23,10 @@ logger = structlog.get_logger(__name__)
 def tell_failure(
     sender: Any, task_id: str, exception: BaseException, traceback: TracebackType | None, **_: Any
 ) -> None:
-    """In the place of Celery's own line, which has the task's arguments and the exception's text."""
+    """In the place of Celery's own line, which has the task's arguments and the exception's text.
+
+    What a task `throws` on purpose has been told.
+    """
+    if isinstance(exception, tuple(sender.throws or ())):
+        return
     logger.error("task failed", task=sender.name, task_id=task_id, exc_info=(type(exception), exception, traceback))

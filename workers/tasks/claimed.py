@@ -33,6 +33,10 @@ INTERNAL_ERROR = {"code": "internal_error", "detail": "The worker failed; its lo
 DRAIN_S = 1.0  # how long the end of a job waits for its last tokens to be delivered
 
 
+class JobErrored(Exception):
+    """Tells Celery, and so Flower, what the row of the job says already: it ended as a bug."""
+
+
 class JobRun:
     """A claimed job in the hands of a task. `stopped` is set when it is cancelled, taken away, or nobody reads it."""
 
@@ -172,17 +176,19 @@ def job_task(name: str) -> Callable[[Callable[[JobRun], dict[str, Any]]], Any]:
                 connection.close()
                 if claim is not None:
                     with structlog.contextvars.bound_contextvars(job_id=str(claim.job.id), attempt=claim.job.attempt):
-                        _execute(function, claim)
+                        if _execute(function, claim) == State.ERRORED:
+                            raise JobErrored(job_id)
             finally:  # however it ended: a lease that went on being renewed would keep the job from everybody
                 heartbeat.release(token)
 
         task.__doc__ = function.__doc__
-        return shared_task(name=name)(task)
+        return shared_task(name=name, throws=(JobErrored,))(task)  # expected, so Celery logs no second traceback
 
     return decorate
 
 
-def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim) -> None:
+def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim) -> State | None:
+    """Returns how the job ended, or None where this attempt did not end it."""
     run = None
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
@@ -201,39 +207,43 @@ def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim
             if not crashed or claim.job.crashes + 1 < claim.job.max_attempts:
                 logger.warning("job handed back", reason=crash)
                 patiently(lambda: services.job_hand_back(claim=claim, crashed=crashed))
-                return
+                return None
             logger.exception("job errored")
             state, error = State.ERRORED, INTERNAL_ERROR
         except Refused as refusal:
             state, error = State.FAILED, {"code": refusal.code, "detail": str(refusal)}
         except RedisError:
             logger.warning("the stream cannot be read; the job will be requeued when its lease expires")
-            return
+            return None
         except Exception:
             logger.exception("job errored")
             state, error = State.ERRORED, INTERNAL_ERROR
         if error and run and run.entries:
             result = {"text": run.text}
-        _record(claim, state, result, error)
+        return _record(claim, state, result, error)
     finally:
         connection.close()
 
 
-def _record(claim: services.Claim, state: State, result: dict[str, Any] | None, error: dict[str, Any] | None) -> None:
+def _record(
+    claim: services.Claim, state: State, result: dict[str, Any] | None, error: dict[str, Any] | None
+) -> State | None:
     """Write the end to the row; one that Postgres does not take (a NUL, say) must not be tried for ever."""
     try:
         patiently(lambda: services.job_finish(claim=claim, state=state, result=result, error=error))
         metrics.JOBS.labels(claim.job.kind, state).inc()
         logger.info("job ended", kind=claim.job.kind, state=str(state), adapter=(result or {}).get("adapter"))
+        return state
     except services.LeaseLost:
         logger.info("job had ended or was taken over")
+        return None
     except (OperationalError, InterfaceError):
         raise  # Postgres is away for long: the lease expires, and the next attempt finds the text delivered
     except Exception:
         if state == State.ERRORED:
             raise
         logger.exception("the result cannot be stored")
-        _record(claim, State.ERRORED, None, INTERNAL_ERROR)
+        return _record(claim, State.ERRORED, None, INTERNAL_ERROR)
 
 
 def patiently(call: Callable[[], T]) -> T:

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from celery.app.trace import build_tracer
 from django.utils import timezone
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -14,10 +15,11 @@ from apps.common import redis
 from apps.jobs import services, streams
 from apps.jobs.models import Job, State
 from apps.jobs.watch import Heartbeat
+from lyo.celery import app
 from tests.helpers import until
 from workers.protocols import Delta, EngineCrashed, EngineStopped, Refused
 from workers.tasks import claimed
-from workers.tasks.claimed import JobRun, job_task
+from workers.tasks.claimed import JobErrored, JobRun, job_task
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -28,8 +30,14 @@ def queued(**fields: Any) -> Job:
 
 def execute(job: Job, function: Callable[[JobRun], dict[str, Any]]) -> Job:
     """Run `function` as a task on this thread, as a worker would."""
-    job_task(f"test.{uuid4()}")(function)(str(job.id))  # Celery keeps the first task of a name
+    task = job_task(f"test.{uuid4()}")(function)  # Celery keeps the first task of a name
+    try:
+        task(str(job.id))
+        failed = False
+    except JobErrored:
+        failed = True
     job.refresh_from_db()
+    assert failed == (job.state == State.ERRORED)  # as Flower shows it
     return job
 
 
@@ -61,6 +69,33 @@ def test_a_refusal_fails_the_job_with_its_code_and_keeps_what_was_said() -> None
 def test_a_bug_or_a_result_that_cannot_be_stored_errors_the_job_once(function: Callable[[JobRun], Any]) -> None:
     job = execute(queued(), function)
     assert (job.state, job.error, job.result) == (State.ERRORED, claimed.INTERNAL_ERROR, None)
+
+
+def test_celery_sees_an_errored_job_as_a_failed_task_and_a_failed_one_as_done(caplog: pytest.LogCaptureFixture) -> None:
+    """So Flower's failures are the errored jobs. The traceback is logged once, and nothing is tried again."""
+
+    def refuse(run: JobRun) -> dict[str, Any]:
+        raise Refused("deadline_exceeded", "too late")
+
+    seen = []
+    for function, state in (
+        (lambda run: 1 / 0, State.ERRORED),
+        (refuse, State.FAILED),
+        (lambda run: {}, State.SUCCEEDED),
+    ):
+        job, name = queued(), f"test.{uuid4()}"
+        job_task(name)(function)
+        trace = build_tracer(name, app.tasks[name], app=app)  # what a worker runs a task by
+        with caplog.at_level("INFO"):
+            traced = trace(str(uuid4()), [str(job.id)], {}, {"hostname": "here"})
+        job.refresh_from_db()
+        assert (job.state, job.attempt) == (state, 1)
+        seen.append(traced.info.state if traced.info else "SUCCESS")
+    assert seen == ["FAILURE", "SUCCESS", "SUCCESS"]
+    celery = [record for record in caplog.records if record.name.startswith("celery")]
+    assert [(record.levelname, record.exc_info) for record in celery if "raised" in record.getMessage()] == [
+        ("INFO", None)
+    ]
 
 
 def test_a_worker_that_shuts_down_hands_the_job_to_the_next_which_goes_on_after_what_was_delivered() -> None:
