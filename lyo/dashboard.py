@@ -17,10 +17,16 @@ from django.utils.html import format_html
 from apps.common.formats import duration
 from apps.jobs.dispatch import QUEUES
 from apps.jobs.models import Job, State
-from apps.jobs.selectors import queue_depths
+from apps.jobs.selectors import queue_depths, schedules_overdue
+from lyo import env
 from lyo.ops import Check, readiness
 
 WINDOW = timedelta(hours=1)
+RED, AMBER = "danger", "warning"  # unfold's names
+LABELS = {RED: "Attention", AMBER: "Look here"}
+INTERACTIVE = (timedelta(minutes=1), timedelta(seconds=env.JOB_DEADLINE_S))  # of waiting: it is amber, and red
+PATIENCE = dict.fromkeys(("train", "evaluate"), (timedelta(hours=6), timedelta(days=1)))  # their jobs take hours
+STALE = timedelta(hours=1)  # a schedule that is so late has stopped
 FAILURES_SHOWN = 8
 COLOURS = {
     State.QUEUED: "#3b82f6",
@@ -67,9 +73,12 @@ def work() -> dict[str, Any]:
     checks = readiness()
     depths = queue_depths()
     minutes, ended = _ended_by_minute(recent, now)
+    notices = _notices(checks, depths, {state: sum(counts) for state, counts in ended.items()}, now)
     return {
         "chart_options": CHART_OPTIONS,
-        "attention": {name: check.detail for name, check in checks.items() if not check.ok},
+        "notices": notices,
+        "health": notices[0]["level"] if notices else None,
+        "health_label": LABELS[notices[0]["level"]] if notices else "",
         "cards": [
             _card("Waiting", "now", sum(row["waiting"] for row in depths.values()), State.QUEUED),
             _card("Running", "now", sum(row["running"] for row in depths.values()), State.RUNNING),
@@ -92,6 +101,35 @@ def work() -> dict[str, Any]:
         "worker_table": _worker_table(now),
         "failure_table": _failure_table(recent),
     }
+
+
+def _notices(
+    checks: dict[str, Check], depths: dict[str, Any], ended: dict[State, int], now: datetime
+) -> list[dict[str, str]]:
+    """All that is not as it should be, the worst first, each with a link to where it can be seen."""
+    notices = []
+
+    def notice(level: str, text: str, href: str) -> None:
+        notices.append({"level": level, "text": text, "href": href})
+
+    for name, check in checks.items():
+        if not check.ok:
+            queue = name.removeprefix("queue:")
+            notice(RED, f"{name}: {check.detail}", "/readyz" if queue == name else _list_url(queue=queue))
+    for state, level in ((State.ERRORED, RED), (State.FAILED, AMBER)):
+        if count := ended[state]:
+            notice(level, f"{count} {state.label.lower()} in the last hour", _list_url(state__exact=state))
+    for queue, depth in depths.items():
+        waits = now - (depth["oldest"] or now)
+        amber, red = PATIENCE.get(queue, INTERACTIVE)
+        if waits > amber:
+            level = RED if waits > red else AMBER
+            text = f"{queue}: the oldest job has waited for {duration(waits)}"
+            notice(level, text, _list_url(queue=queue, state__exact=State.QUEUED))
+    for task, late in schedules_overdue():
+        href = reverse("admin:django_celery_beat_periodictask_change", args=[task.pk])
+        notice(RED if late > STALE else AMBER, f"{task.name} should have run {duration(late)} ago", href)
+    return sorted(notices, key=lambda notice: list(LABELS).index(notice["level"]))
 
 
 def _ended_by_minute(recent: QuerySet[Job], now: datetime) -> tuple[list[str], dict[State, list[int]]]:

@@ -13,9 +13,9 @@ from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminTextInputWidget
 
 from apps.feed import selectors, services
-from apps.feed.entries import PARTS
+from apps.feed.entries import PARTS, Entry
 from apps.feed.mix import mixed
-from apps.feed.models import Event, Ranker, Reader, Weights
+from apps.feed.models import Event, Ranker, Ranking, Reader, Weights
 from apps.users.models import User
 
 SHOWN = 20  # entries of a feed
@@ -158,21 +158,33 @@ def _hours() -> str:
 
 
 def _feed(user: User) -> dict[str, Any]:
-    page = services.feed_page(user=user, profiled=True, share=None, filters={}, size=SHOWN)
+    """What the learner's feed begins with. Unlike `services.feed_page`, it makes no ranking theirs: staff only look."""
+    reader, ranking, entries = _ranked(user)
+    ended = selectors.ended_since(reader=reader, ranking=ranking) if ranking else set()
+    state = selectors.ranking_state(reader=reader, ranking=ranking) if ranking else "cold"
     weights = selectors.weights_get()
+    order = (entry for entry in mixed(entries, weights, reader.educational_share) if entry.item not in ended)
+    shown = list(islice(order, SHOWN))
+    cards = selectors.cards(ids=[entry.item for entry in shown])
     rows = []
-    for place, (entry, card) in enumerate(page.entries, 1):
+    for place, entry in enumerate((entry for entry in shown if entry.item in cards), 1):
+        card = cards[entry.item]
         parts = [f"{name} {value:+.2f}" for name, value in entry.contributions(weights).items() if value]
         said = " ".join(reason["text"] for reason in entry.said)
         rows.append([place, card["title"], card["subject"], f"{entry.score(weights):.2f}", ", ".join(parts), said])
-    return {"headers": ["", "Item", "Subject", "Score", f"Parts ({page.state})", "Reasons"], "rows": rows}
+    return {"headers": ["", "Item", "Subject", "Score", f"Parts ({state})", "Reasons"], "rows": rows}
+
+
+def _ranked(user: User) -> tuple[Reader, Ranking | None, list[Entry]]:
+    """The learner's last ranking and its entries; those that are known without one where there is none."""
+    reader = selectors.reader_get(user=user)
+    ranking = selectors.ranking_get(user=user, number=reader.number)
+    return reader, ranking, selectors.entries_of(ranking) if ranking else services.ranking_cold(user=user)
 
 
 def _previewed(user: User, weights: dict[str, float]) -> dict[str, Any]:
     """The titles of a learner's feed, with the weights in force and with these."""
-    reader = selectors.reader_get(user=user)
-    ranking = selectors.ranking_get(user=user, number=reader.number)
-    entries = selectors.entries_of(ranking) if ranking else services.ranking_cold(user=user)
+    reader, _, entries = _ranked(user)
     orders = [
         list(islice(mixed(entries, of, reader.educational_share), SHOWN)) for of in (selectors.weights_get(), weights)
     ]

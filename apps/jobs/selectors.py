@@ -1,17 +1,23 @@
 """Reads of jobs. Rows reach users only through `*_for_user`."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django.db.models import Case, Count, IntegerField, Min, Q, QuerySet, When
 from django.db.models.expressions import RawSQL
 from django.urls import reverse
+from django.utils import timezone
+from django_celery_beat.models import PeriodicTask
 from rest_framework.exceptions import NotFound
 
 from apps.common.streaming import paged
 from apps.jobs.models import Job, State
 from apps.users.models import User
+
+OVERDUE = timedelta(minutes=5)
+SCHEDULES = ("interval", "crontab", "solar")
 
 
 def turns(queue: str) -> str:
@@ -89,6 +95,20 @@ def queue_share(*, queue: str, user: User) -> tuple[int, int, int]:
         all=Count("id"), alike=Count("id", filter=Q(user__role=user.role)), own=Count("id", filter=Q(user=user))
     )
     return counts["all"], counts["alike"], counts["own"]
+
+
+def schedules_overdue() -> list[tuple[PeriodicTask, timedelta]]:
+    """The enabled schedules of beat that should have run again, the latest first, and for how long they are overdue.
+
+    Beat writes only every three minutes when they last ran, so less than `OVERDUE` says nothing.
+    """
+    now = timezone.now()
+    tasks = PeriodicTask.objects.filter(enabled=True, one_off=False, clocked=None)
+    overdue = [
+        (task, -task.schedule.remaining_estimate(task.last_run_at or task.date_changed))
+        for task in tasks.exclude(expires__lt=now).exclude(start_time__gt=now).select_related(*SCHEDULES)
+    ]
+    return sorted(((task, late) for task, late in overdue if late > OVERDUE), key=lambda pair: pair[1], reverse=True)
 
 
 def job_counts() -> dict[tuple[str, str], int]:

@@ -1,16 +1,20 @@
 """The staff's desk: lists that stay cheap, actions that go through the services, and figures that are right."""
 
 import json
+import re
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from django.conf import settings
 from django.contrib.auth.models import Permission
 from django.contrib.messages import get_messages
+from django.shortcuts import resolve_url
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
 from apps.common.constants import Level, Subject
 from apps.jobs.dispatch import QUEUES
@@ -22,7 +26,7 @@ from lyo.ops import Check
 
 JOBS = "/admin/jobs/job/"
 LIST_QUERIES = 4  # session, user, count, rows
-OVERVIEW_QUERIES = 7  # session, user, queues, minutes, waits, workers, failures
+OVERVIEW_QUERIES = 8  # session, user, queues, minutes, schedules, waits, workers, failures
 
 
 @pytest.fixture
@@ -273,7 +277,9 @@ def test_overview_figures_are_exact(admin_client: Client, django_assert_num_quer
     make_job(ago=7, kind="embed", queue="embed")
     with django_assert_num_queries(OVERVIEW_QUERIES):
         page = overview(admin_client)
-    assert page["attention"] == {}
+    assert [(notice["level"], notice["text"]) for notice in page["notices"]] == [
+        ("danger", "1 errored in the last hour")
+    ]
     assert {card["title"]: card["value"] for card in page["cards"]} == {
         "Waiting": 2,
         "Running": 1,
@@ -327,15 +333,116 @@ def test_overview_links_lead_to_filtered_lists(admin_client: Client) -> None:
     assert listed(admin_client, card["href"]) == {job.id}
 
 
-def test_overview_calls_for_attention(admin_client: Client, all_is_well: dict[str, Check]) -> None:
+def notices(client: Client) -> list[tuple[str, str]]:
+    """Level and text of each; their links must lead somewhere."""
+    page = overview(client)
+    for notice in page["notices"]:
+        assert client.get(notice["href"]).status_code in (200, 503)
+    assert page["health"] == (page["notices"][0]["level"] if page["notices"] else None)
+    return [(notice["level"], notice["text"]) for notice in page["notices"]]
+
+
+def test_overview_says_that_all_is_well_where_it_is(admin_client: Client) -> None:
+    make_job(State.SUCCEEDED)
+    make_job(State.CANCELLED)
+    make_job(ago=50)
+    make_job(ago=3600, kind="train", queue="train")  # waits for another run
+    make_job(State.ERRORED, ago=3700)
+    assert notices(admin_client) == []
     assert "All is well" in admin_client.get("/admin/").text
+
+
+def test_overview_is_red_where_a_check_fails(admin_client: Client, all_is_well: dict[str, Check]) -> None:
     all_is_well["queue:embed"] = Check(False, "no canary was answered")
+    all_is_well["database"] = Check(False, "does not answer")
+    assert notices(admin_client) == [
+        ("danger", "database: does not answer"),
+        ("danger", "queue:embed: no canary was answered"),
+    ]
     page = admin_client.get("/admin/").text
     assert "All is well" not in page
     assert "no canary was answered" in page
+
+
+def test_overview_is_amber_for_failures_and_red_for_errors(admin_client: Client) -> None:
+    make_job(State.FAILED, ago=60)
+    make_job(State.FAILED, ago=1800)
+    assert notices(admin_client) == [("warning", "2 failed in the last hour")]
+    errored = make_job(State.ERRORED, ago=3000)
+    assert notices(admin_client) == [("danger", "1 errored in the last hour"), ("warning", "2 failed in the last hour")]
+    assert listed(admin_client, overview(admin_client)["notices"][0]["href"]) == {errored.id}
+
+
+@pytest.mark.parametrize(
+    ("queue", "waited", "level"),
+    [("generate", 90, "warning"), ("embed", 700, "danger"), ("train", 25000, "warning"), ("train", 90000, "danger")],
+)
+def test_overview_tells_of_the_job_that_has_waited_longest(
+    admin_client: Client, queue: str, waited: int, level: str
+) -> None:
+    oldest = make_job(ago=waited, queue=queue)
+    make_job(queue=queue)
+    ((found, text),) = notices(admin_client)
+    assert (found, text.partition(" for ")[0]) == (level, f"{queue}: the oldest job has waited")
+    assert oldest.id in listed(admin_client, overview(admin_client)["notices"][0]["href"])
+
+
+@pytest.mark.parametrize(
+    ("every", "ran", "expected"),
+    [
+        (10, 200, []),
+        (10, 400, [("warning", "tidy should have run 0:06:30 ago")]),
+        (10, 7210, [("danger", "tidy should have run 2:00:00 ago")]),
+        (86_400, 80_000, []),
+        (86_400, 86_400 + 3660, [("danger", "tidy should have run 1:01:00 ago")]),
+    ],
+)
+def test_overview_tells_of_schedules_that_stopped(
+    admin_client: Client, every: int, ran: int, expected: list[tuple[str, str]]
+) -> None:
+    interval = IntervalSchedule.objects.create(every=every, period="seconds")
+    ran_at = timezone.now() - timedelta(seconds=ran)
+    task = PeriodicTask.objects.create(name="tidy", task="jobs.tidy", interval=interval, last_run_at=ran_at)
+    told = [(level, re.sub(r"\d ago$", "0 ago", text)) for level, text in notices(admin_client)]
+    assert told == expected
+    task.enabled = False
+    task.save()
+    assert notices(admin_client) == []
+
+
+def test_overview_tells_of_a_nightly_schedule_that_was_left_out(admin_client: Client) -> None:
+    nightly = CrontabSchedule.objects.create(hour="3", minute="0")
+    long_ago = timezone.now() - timedelta(days=3)
+    PeriodicTask.objects.create(name="nightly", task="feed.foresee", crontab=nightly, last_run_at=long_ago)
+    ((level, text),) = notices(admin_client)
+    assert (level, text[:7]) == ("danger", "nightly")
+    PeriodicTask.objects.update(last_run_at=timezone.now())
+    assert notices(admin_client) == []
 
 
 def test_overview_is_for_those_who_may_see_jobs(db: None, viewer: Client) -> None:
     assert "cards" in overview(viewer)
     User.objects.get(username="viewer").user_permissions.clear()
     assert "cards" not in overview(viewer)
+
+
+# --- the front ---
+
+
+def test_the_front_leads_staff_to_their_desk_and_others_to_the_docs(
+    client: Client, admin_client: Client, ann: User
+) -> None:
+    assert client.get("/").headers["Location"] == "/api/docs/"
+    client.force_login(ann)
+    assert client.get("/").headers["Location"] == "/api/docs/"
+    assert client.get("/api/docs/").status_code == 200
+    assert admin_client.get("/").headers["Location"] == "/admin/"
+
+
+def test_who_logs_in_is_led_somewhere(client: Client, admin_user: User) -> None:
+    """Django's default is a profile page, which there is not."""
+    assert settings.LOGIN_REDIRECT_URL == "/"
+    assert client.get(resolve_url(settings.LOGIN_URL)).status_code == 200
+    login = {"username": admin_user.username, "password": "password"}
+    response = client.post("/admin/login/", login, follow=True)
+    assert response.redirect_chain[-1] == ("/admin/", 302)

@@ -1,14 +1,18 @@
 import json
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
 from django.utils import timezone
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter, RangeDateTimeFilter
+from unfold.dataclasses import ActionDialog
 from unfold.decorators import action, display
+from unfold.forms import BaseDialogForm
 
 from apps.common.errors import Conflict
 from apps.common.formats import duration
@@ -27,6 +31,10 @@ STATE_COLOURS = {
 }
 EVENTS_SHOWN = 20
 CHART_OPTIONS = json.dumps({"animation": False, "maintainAspectRatio": False, "elements": {"point": {"radius": 0}}})
+
+
+def _asks(title: str, description: str) -> ActionDialog:
+    return {"title": title, "description": description, "form_class": BaseDialogForm, "form_submit_text": title}
 
 
 class CheckpointInline(ReadOnly, TabularInline):
@@ -104,25 +112,33 @@ class RunAdmin(ReadOnly, ModelAdmin):
     def has_train_permission(self, request: HttpRequest, object_id: Any = None) -> bool:
         return request.user.has_perm("training.train")
 
-    @action(description="Pause", permissions=["train"])
-    def pause_this(self, request: HttpRequest, object_id: str) -> HttpResponse:
+    @action(
+        description="Pause",
+        permissions=["train"],
+        dialog=_asks("Pause", "The run ends at its next checkpoint, from which it can be resumed."),
+    )
+    def pause_this(self, request: HttpRequest, form: BaseDialogForm, object_id: UUID) -> HttpResponse:
         return self._change(request, object_id, services.run_pause)
 
-    @action(description="Resume", permissions=["train"])
-    def resume_this(self, request: HttpRequest, object_id: str) -> HttpResponse:
+    @action(
+        description="Resume", permissions=["train"], dialog=_asks("Resume", "The run goes on from its last checkpoint.")
+    )
+    def resume_this(self, request: HttpRequest, form: BaseDialogForm, object_id: UUID) -> HttpResponse:
         return self._change(request, object_id, services.run_resume)
 
-    @action(description="Cancel", permissions=["train"])
-    def cancel_this(self, request: HttpRequest, object_id: str) -> HttpResponse:
+    @action(
+        description="Cancel", permissions=["train"], dialog=_asks("Cancel", "The run ends, and no adapter is made.")
+    )
+    def cancel_this(self, request: HttpRequest, form: BaseDialogForm, object_id: UUID) -> HttpResponse:
         return self._change(request, object_id, services.run_cancel)
 
-    def _change(self, request: HttpRequest, object_id: str, service: Callable[..., Run]) -> HttpResponse:
+    def _change(self, request: HttpRequest, object_id: UUID, service: Callable[..., Run]) -> HttpResponse:
         try:
             run = service(run=Run.objects.get(id=object_id))
             self.message_user(request, f"{run} is {run.state}.", messages.SUCCESS)
         except Conflict as refusal:
             self.message_user(request, str(refusal.detail), messages.ERROR)
-        return HttpResponseRedirect("../")
+        return HttpResponse(headers={"HX-Redirect": reverse("admin:training_run_change", args=[object_id])})
 
 
 def _curve(run: Run) -> str:
