@@ -49,3 +49,24 @@ class AutoFieldExtension(OpenApiSerializerFieldExtension):
     def map_serializer_field(self, auto_schema: BaseSchema, direction: Direction) -> dict[str, Any]:
         number = auto_schema._map_serializer_field(self.target, direction, bypass_extensions=True)
         return {"oneOf": [number, {"type": "string", "enum": ["auto"]}]}
+
+
+class OpenAISerializerExtension(OpenApiSerializerExtension):
+    """Null stands for a field that is not given."""
+
+    target_class = "apps.inference.serializers.OpenAISerializer"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: BaseSchema, direction: Direction) -> dict[str, Any]:
+        schema = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
+        required = schema.get("required", ())
+        fields = {
+            name: field if name in required else _or_null(field) for name, field in schema.get("properties", {}).items()
+        }
+        return {**schema, "properties": fields} if direction == "request" else schema
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        return {"allOf": [schema], "nullable": True}
+    return {**schema, "nullable": True, **({"enum": [*schema["enum"], None]} if "enum" in schema else {})}

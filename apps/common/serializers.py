@@ -2,6 +2,7 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
+from django.http import QueryDict
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 from rest_framework.serializers import as_serializer_error
@@ -30,19 +31,45 @@ class FiniteField(serializers.FloatField):
         return value
 
 
+NUMBERS = {serializers.IntegerField, serializers.FloatField, FiniteField}
+
+
+def has_json_type(field: serializers.Field[Any, Any, Any, Any], value: Any) -> bool:
+    """Whether a value of JSON is of the field's type: "5" is no number, 1 is not true, and 5 is no text."""
+    match field:
+        case _ if value is None:
+            return True
+        case serializers.BooleanField():
+            return type(value) is bool
+        case serializers.ListField():
+            return not isinstance(value, list) or all(has_json_type(field.child, item) for item in value)
+        case serializers.CharField():
+            return isinstance(value, str)
+        case _ if type(field) in NUMBERS:
+            return type(value) in (int, float)
+    return True
+
+
 class StrictSerializer(serializers.Serializer[Any]):
-    """Refuses fields that it does not know, by name."""
+    """Refuses fields that it does not know, by name, and JSON of another type than a field's. Forms are text, and read
+    as such."""
 
     def to_internal_value(self, data: Any) -> Any:
         known = {field.field_name for field in self._writable_fields}
         names = [name for name in data if name not in known] if isinstance(data, Mapping) else []
-        unknown = {name: [ErrorDetail("Unknown field.", code="unknown")] for name in names}
+        wrong = {name: [ErrorDetail("Unknown field.", code="unknown")] for name in names}
+        if isinstance(data, Mapping) and not isinstance(data, QueryDict):
+            wrong |= {
+                field.field_name: [ErrorDetail(field.error_messages["invalid"], code="invalid")]
+                for field in self._writable_fields
+                if not has_json_type(field, data.get(field.field_name))
+            }
         try:
             value = super().to_internal_value(data)
         except ValidationError as error:
-            raise ValidationError({**as_serializer_error(error), **unknown}) from error
-        if unknown:
-            raise ValidationError(unknown)
+            raise ValidationError({**as_serializer_error(error), **wrong}) from error
+        if wrong:
+            raise ValidationError(wrong)
         return value
 
 

@@ -47,8 +47,8 @@ class ApiView(APIView):
         return data
 
     def queried(self, serializer_class: type[serializers.Serializer[Any]]) -> dict[str, Any]:
-        """The query in the serializer's form; raises `ValidationError` that names each wrong parameter."""
-        serializer = serializer_class(data=self.request.query_params)
+        """The query in the serializer's form; raises `ValidationError` that names each wrong or empty parameter."""
+        serializer = serializer_class(data=self.request.query_params.dict())
         serializer.is_valid(raise_exception=True)
         return dict(serializer.validated_data)
 

@@ -49,7 +49,9 @@ class JobEvents(ApiView):
 
     @extend_schema(
         parameters=[
-            OpenApiParameter("Last-Event-ID", OpenApiTypes.INT, "header", description="Resume after this event.")
+            OpenApiParameter(
+                "Last-Event-ID", {"type": "integer", "minimum": 0}, "header", description="Resume after this event."
+            )
         ],
         responses={(200, "text/event-stream"): OpenApiTypes.STR},
     )
