@@ -46,7 +46,7 @@ SECRET_KEY = env.str("LYO_SECRET_KEY", "") or local("secret_key")  # signs sessi
 DEBUG = env.bool("LYO_DEBUG", False)  # tracebacks in the browser; never in production
 ALLOWED_HOSTS = env.list("LYO_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])  # Host headers that are answered
 HTTPS = env.bool("LYO_HTTPS", False)  # behind TLS: secure cookies, HSTS, redirect, X-Forwarded-Proto is trusted
-CORS_ORIGINS = env.list(
+CORS_ORIGINS: list[str] = env.list(
     "LYO_CORS_ORIGINS", []
 )  # sites whose pages may call the API from a browser, such as https://app.example; * is any; none: no CORS
 TRUSTED_PROXIES = env.int(

@@ -16,6 +16,8 @@ from functools import lru_cache
 from threading import BoundedSemaphore
 from typing import Any
 
+import structlog
+
 from apps.common.errors import ServiceUnavailable
 from lyo import env
 
@@ -27,6 +29,8 @@ MAX_REPEATS = 10_000  # of a part of a pattern, nested counts multiplied; and wh
 MAX_POINTER_LENGTH = 200
 TRIAL_WAIT_S = 8.0  # on a busy machine; the trial itself takes a fifth of a second of processor time
 TRIALS_AT_ONCE = 2
+
+logger = structlog.get_logger(__name__)
 
 NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}  # their keys are no keywords
 DATA = {"const", "enum", "default", "examples"}
@@ -141,6 +145,8 @@ def compile_fault(text: str) -> str | None:
         raise ServiceUnavailable("The schema could not be compiled in time.") from None
     finally:
         _trials.release()
+    if trial.returncode > 0:  # a panic, or a bug of ours: no stop by the system
+        logger.error("the trial of a schema failed", error=trial.stderr.decode(errors="replace")[-500:])
     if trial.returncode:
         return "The schema costs too much to follow: make it smaller, or demand less."
     return trial.stdout.decode(errors="replace") or None
