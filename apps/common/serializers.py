@@ -31,7 +31,7 @@ class FiniteField(serializers.FloatField):
         return value
 
 
-NUMBERS = {serializers.IntegerField, serializers.FloatField, FiniteField}
+NUMBERS: set[type] = {serializers.IntegerField, serializers.FloatField, FiniteField}
 
 
 def has_json_type(field: serializers.Field[Any, Any, Any, Any], value: Any) -> bool:
@@ -60,7 +60,7 @@ class StrictSerializer(serializers.Serializer[Any]):
         wrong = {name: [ErrorDetail("Unknown field.", code="unknown")] for name in names}
         if isinstance(data, Mapping) and not isinstance(data, QueryDict):
             wrong |= {
-                field.field_name: [ErrorDetail(field.error_messages["invalid"], code="invalid")]
+                field.field_name: [ErrorDetail(str(field.error_messages["invalid"]), code="invalid")]
                 for field in self._writable_fields
                 if not has_json_type(field, data.get(field.field_name))
             }

@@ -22,7 +22,7 @@ from apps.common.errors import ServiceUnavailable
 from lyo import env
 
 MAX_DEPTH = 64  # of values within values
-MAX_PROPERTIES = 200  # of one object: any of those that may be left out can come next, and the parser follows them all
+MAX_PROPERTIES = 400  # of one object: those that may be left out can all come next, and the parser follows 2,000 things
 MAX_COMMON_MULTIPLE = 10_000  # of all values of `multipleOf`, in steps of the finest one's last digit
 MAX_PATTERN_LENGTH = 1000
 MAX_REPEATS = 10_000  # of a part of a pattern, nested counts multiplied; and what `min…` may demand
