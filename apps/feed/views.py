@@ -77,8 +77,9 @@ class Preferences(FeedView):
     @extend_schema(request=PreferencesSerializer, responses=PreferencesSerializer)
     def patch(self, request: AuthenticatedRequest) -> Response:
         """Set how much of your feed teaches."""
-        reader = services.reader_update(user=request.user, **self.validated(PreferencesSerializer))
-        return Response({"educational_share": reader.educational_share})
+        if changes := self.validated(PreferencesSerializer, partial=True):
+            services.reader_update(user=request.user, **changes)
+        return self.get(request)
 
 
 class Follows(FeedView):

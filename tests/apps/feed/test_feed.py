@@ -110,6 +110,7 @@ def test_the_learner_sets_the_mix_for_once_or_for_good(ann: APIClient, catalogue
     assert not any(title.startswith("fun") for title in titles(page(ann, educational_share=1)))
     assert ann.patch(f"{FEED}/preferences", {"educational_share": 0.5}).json() == {"educational_share": 0.5}
     assert ann.get(f"{FEED}/preferences").json() == {"educational_share": 0.5}
+    assert ann.patch(f"{FEED}/preferences", {}).json() == {"educational_share": 0.5}
     assert sum(title.startswith("fun") for title in titles(page(ann))) == 10
     for bad in (2, "nan"):
         assert ann.patch(f"{FEED}/preferences", {"educational_share": bad}).status_code == 400
