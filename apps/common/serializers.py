@@ -50,6 +50,13 @@ def has_json_type(field: serializers.Field[Any, Any, Any, Any], value: Any) -> b
     return True
 
 
+def _invalid(field: serializers.Field[Any, Any, Any, Any]) -> str:
+    """What the field says of another type; a list has no words of its own, but its items do."""
+    while isinstance(field, serializers.ListField):
+        field = field.child
+    return str(field.error_messages["invalid"])
+
+
 class StrictSerializer(serializers.Serializer[Any]):
     """Refuses fields that it does not know, by name, and JSON of another type than a field's. Forms are text, and read
     as such."""
@@ -60,7 +67,7 @@ class StrictSerializer(serializers.Serializer[Any]):
         wrong = {name: [ErrorDetail("Unknown field.", code="unknown")] for name in names}
         if isinstance(data, Mapping) and not isinstance(data, QueryDict):
             wrong |= {
-                field.field_name: [ErrorDetail(str(field.error_messages["invalid"]), code="invalid")]
+                field.field_name: [ErrorDetail(_invalid(field), code="invalid")]
                 for field in self._writable_fields
                 if not has_json_type(field, data.get(field.field_name))
             }

@@ -19,6 +19,7 @@ class Form(StrictSerializer):
     share = FiniteField(required=False)
     agreed = serializers.BooleanField(required=False)
     colours = serializers.ListField(child=serializers.CharField(), required=False)
+    places = serializers.ListField(child=serializers.ListField(child=serializers.IntegerField()), required=False)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,8 @@ class Form(StrictSerializer):
         ("agreed", 0),
         ("agreed", "true"),
         ("colours", ["red", 5]),
+        ("colours", [None, [None]]),
+        ("places", [[1], ["2"]]),
     ],
 )
 def test_another_json_type_is_refused_by_name(field: str, value: Any) -> None:
