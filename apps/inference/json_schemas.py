@@ -27,7 +27,7 @@ MAX_COMMON_MULTIPLE = 10_000  # of all values of `multipleOf`, in steps of the f
 MAX_PATTERN_LENGTH = 1000
 MAX_REPEATS = 10_000  # of a part of a pattern, nested counts multiplied; and what `min…` may demand
 MAX_POINTER_LENGTH = 200
-TRIAL_WAIT_S = 8.0  # on a busy machine; the trial itself takes a fifth of a second of processor time
+TRIAL_WAIT_S = 15.0  # on a busy machine; the trial itself takes a fifth of a second of processor time
 TRIALS_AT_ONCE = 2
 
 logger = structlog.get_logger(__name__)
