@@ -20,5 +20,5 @@ EXPOSE 8000
 # Life, not readiness: a web process whose database is down must be left alone until the database is back.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
-CMD ["uvicorn", "lyo.asgi:application", "--host=0.0.0.0", "--port=8000", "--loop=uvloop", "--http=httptools", "--ws=none", "--no-proxy-headers", \
-     "--no-access-log", "--timeout-graceful-shutdown=2"]
+CMD ["uvicorn", "lyo.asgi:application", "--host=0.0.0.0", "--port=8000", "--loop=uvloop", "--http=lyo.http:Protocol", "--ws=none", \
+     "--no-proxy-headers", "--no-access-log", "--timeout-graceful-shutdown=2", "--timeout-keep-alive=15"]

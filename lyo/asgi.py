@@ -1,9 +1,171 @@
-"""The ASGI application that uvicorn serves."""
+"""The ASGI application of a web process: Django behind a guard that counts request bodies while they arrive.
 
+Django reads a body whole, to a file where it is large, before any view has seen who sends it. So the bound is here:
+LYO_MAX_BODY_MB for everybody, and a file's own limit on the few paths that take one, for those who may use them at all
+(who is looked up first, so that a stranger costs a query and no disk). `lyo.http` bounds the rest of a request.
+"""
+
+import asyncio
+import json
 import os
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from io import BytesIO
+from typing import Any
 
-from django.core.asgi import get_asgi_application
+import django
+from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "lyo.settings")
+django.setup(set_prefix=False)
 
-application = get_asgi_application()
+from django.conf import settings  # noqa: E402 - what follows needs the setup
+from django.contrib.auth import get_user  # noqa: E402
+from django.contrib.sessions.backends.db import SessionStore  # noqa: E402
+from django.db import InterfaceError, OperationalError, connection  # noqa: E402
+from rest_framework.exceptions import AuthenticationFailed  # noqa: E402
+from rest_framework.request import Request  # noqa: E402
+
+from apps.common.errors import RETRY_AFTER_S, refusal_body  # noqa: E402
+from apps.users.auth import TokenAuthentication  # noqa: E402
+from lyo import env  # noqa: E402
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+MB = 2**20
+FORM_BYTES = 2**16  # of a multipart body, beside the file
+LINGER_S = 5.0  # for which a refused client may go on sending: who is cut off at once never reads why
+LINGER_BYTES = 4 * MB
+
+
+class Refusal(Exception):
+    """Why no more of a body is read."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
+
+
+class Handler(ASGIHandler):
+    def create_request(self, scope: Any, body_file: Any) -> Any:
+        """Tell the length of a chunked body, which has been read by now: REST framework takes one without for empty."""
+        request, response = super().create_request(scope, body_file)
+        if request is not None and "HTTP_TRANSFER_ENCODING" in request.META:
+            body_file.seek(0, os.SEEK_END)
+            request.META["CONTENT_LENGTH"] = str(body_file.tell())
+            body_file.seek(0)
+        return request, response
+
+
+class Guard:
+    """Passes requests on to `app`, and of each body no more than it may have."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        taken = 0
+
+        async def counted() -> Message:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > limit:
+                raise Refusal(413, "request_too_large", why)
+            return message
+
+        try:
+            declared = _declared(scope)
+            limit, why = await _limit(scope, declared)
+            if declared is not None and declared > limit:
+                raise Refusal(413, "request_too_large", why)
+            await self.app(scope, counted, send)
+        except Refusal as refusal:
+            await _refuse(refusal, scope["path"], receive, send)
+
+
+def _declared(scope: Any) -> int | None:
+    """The length that the head says a body has; None where it is chunked."""
+    headers = dict(scope["headers"])
+    if b"transfer-encoding" in headers:
+        return None
+    return int(headers.get(b"content-length", 0))
+
+
+async def _limit(scope: Any, declared: int | None) -> tuple[int, str]:
+    """How many bytes the body may have, in words too; raises `Refusal` where this client may send no large one."""
+    general = env.MAX_BODY_MB * MB, f"A request body may have {env.MAX_BODY_MB} MB at most."
+    upload_mb = _upload_mb(scope["path"]) if scope["method"] == "POST" else 0
+    if not upload_mb or (declared is not None and declared <= general[0]):
+        return general
+    try:
+        user = await sync_to_async(_sender, thread_sensitive=False)(scope)
+    except (OperationalError, InterfaceError) as error:
+        raise Refusal(503, "service_unavailable", "The database does not answer.") from error
+    if user is not None and (user.is_staff or user.get_all_permissions()):
+        return max(general[0], upload_mb * MB + FORM_BYTES), f"A file may have {upload_mb} MB at most."
+    if declared is None:
+        return general
+    if user is None:
+        raise Refusal(401, "not_authenticated", f"Only who is logged in may send more than {env.MAX_BODY_MB} MB.")
+    raise Refusal(403, "permission_denied", f"You may not send more than {env.MAX_BODY_MB} MB.")
+
+
+def _upload_mb(path: str) -> int:
+    """How large the path's files may be; 0 where it takes none."""
+    match path:
+        case "/v1/files":
+            return env.MAX_FILE_MB
+        case "/api/v1/training/adapters":
+            return env.MAX_ADAPTER_MB
+    return env.MAX_FILE_MB if path.startswith("/admin/") else 0
+
+
+def _sender(scope: Any) -> Any:
+    """Whose bearer token or session the head has, with permissions; None for a stranger."""
+    request = ASGIRequest(scope, BytesIO())
+    try:
+        if found := TokenAuthentication().authenticate(Request(request)):
+            user: Any = found[0]
+        else:
+            request.session = SessionStore(request.COOKIES.get(settings.SESSION_COOKIE_NAME))
+            user = get_user(request)
+        if not user.is_authenticated:
+            return None
+        user.get_all_permissions()  # read and kept
+        return user
+    except AuthenticationFailed:
+        return None
+    finally:
+        connection.close()
+
+
+async def _refuse(refusal: Refusal, path: str, receive: Receive, send: Send) -> None:
+    body = json.dumps(refusal_body(path, refusal.status, refusal.code, refusal.detail)).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+    ]
+    headers += [(b"www-authenticate", b"Bearer")] * (refusal.status == 401)
+    headers += [(b"retry-after", b"%d" % RETRY_AFTER_S)] * (refusal.status == 503)
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    discarded = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while discarded < LINGER_BYTES:
+                message = await receive()
+                if not message.get("more_body"):
+                    break
+                discarded += len(message["body"])
+    await send({"type": "http.response.body"})
+
+
+application = Guard(Handler())

@@ -55,9 +55,13 @@ TRUSTED_PROXIES = env.int(
 PROXY_NETWORKS = env.list(
     "LYO_PROXY_NETWORKS", ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"]
 )  # from where proxies connect: who comes from elsewhere is whom the connection says
+MAX_CONNECTIONS = env.int("LYO_MAX_CONNECTIONS", 4096, validate=FROM_1)  # open at a time, of each web process
+CONNECTIONS_PER_ADDRESS = env.int(
+    "LYO_CONNECTIONS_PER_ADDRESS", 512, validate=FROM_1
+)  # of those; whole schools share an address. Behind trusted proxies it is theirs to count
 TOKEN_DAYS = env.int("LYO_TOKEN_DAYS", 30)  # life of a bearer token
 SESSION_DAYS = env.int("LYO_SESSION_DAYS", 14, validate=FROM_1)  # life of a login to the admin
-MAX_BODY_MB = env.int("LYO_MAX_BODY_MB", 2)  # a larger request body is refused with 413
+MAX_BODY_MB = env.int("LYO_MAX_BODY_MB", 2)  # a larger request body is refused with 413, but for files of known users
 MAX_FILE_MB = env.int("LYO_MAX_FILE_MB", 32)  # of an uploaded training file; it is read while the client waits
 FILES_DIR = Path(env.str("LYO_FILES_DIR", str(HOME / "files")))  # where uploaded files are kept
 ERASURES_FILE = Path(
@@ -97,6 +101,8 @@ LOGIN_FAILURES_OF_ACCOUNT = env.int(
 CONFIRMATIONS_PER_HOUR = env.int("LYO_CONFIRMATIONS_PER_HOUR", 3)  # mails to one address
 GENERATIONS_PER_MINUTE = env.int("LYO_GENERATIONS_PER_MINUTE", 120)  # per user
 REQUESTS_PER_MINUTE = env.int("LYO_REQUESTS_PER_MINUTE", 1200)  # per user, everything but generations
+ANONYMOUS_PER_MINUTE = env.int("LYO_ANONYMOUS_PER_MINUTE", 600)  # per address, of all who are not logged in
+STREAMS_PER_USER = env.int("LYO_STREAMS_PER_USER", 32, validate=FROM_1)  # answers followed or awaited at a time
 GENERATIONS_AT_ONCE = env.int("LYO_GENERATIONS_AT_ONCE", 8)  # per user, queued or running
 QUEUE_LIMIT = env.int("LYO_QUEUE_LIMIT", 256)  # jobs that may wait in one queue
 

@@ -75,6 +75,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "apps.common.middleware.RequestLog",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
+    "apps.common.middleware.anonymous_pages",
     "apps.common.middleware.deferred_response",
 ]
 
@@ -242,7 +243,7 @@ REST_FRAMEWORK = {
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
     "URL_FORMAT_OVERRIDE": None,  # `format` is a filter of ours; all is JSON
 }
-_STATUSES = ("400", "401", "403", "404", "405", "411", "413", "415", "429", "500", "503")
+_STATUSES = ("400", "401", "403", "404", "405", "413", "415", "429", "500", "503")
 DRF_STANDARDIZED_ERRORS = {
     "EXCEPTION_HANDLER_CLASS": "apps.common.errors.ExceptionHandler",
     "ALLOWED_ERROR_STATUS_CODES": _STATUSES,

@@ -164,7 +164,7 @@ class Stack:
             "uvicorn",
             "lyo.asgi:application",
             "--loop=uvloop",
-            "--http=httptools",
+            "--http=lyo.http:Protocol",  # bounds what a stranger can make it hold
             "--ws=none",
             "--no-proxy-headers",  # LYO_TRUSTED_PROXIES decides whom to believe
             "--no-access-log",
@@ -176,7 +176,13 @@ class Stack:
         return [
             process(
                 "web",
-                *(*uvicorn, f"--host={self.host}", f"--port={self.port}", "--timeout-graceful-shutdown=2"),
+                *(
+                    *uvicorn,
+                    f"--host={self.host}",
+                    f"--port={self.port}",
+                    "--timeout-graceful-shutdown=2",
+                    "--timeout-keep-alive=15",
+                ),
                 ready=self._require_ready,
                 ready_s=900.0,  # the worker may have a large model to load
             ),

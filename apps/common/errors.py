@@ -16,9 +16,18 @@ from django.views import defaults
 from drf_standardized_errors import handler
 from kombu.exceptions import OperationalError as BrokerError
 from rest_framework import status
-from rest_framework.exceptions import APIException, ParseError, Throttled, ValidationError
+from rest_framework.exceptions import (
+    APIException,
+    AuthenticationFailed,
+    NotAuthenticated,
+    ParseError,
+    Throttled,
+    ValidationError,
+)
 from rest_framework.response import Response
 from rest_framework.serializers import as_serializer_error
+
+from apps.common.throttles import ANONYMOUS, client_address
 
 logger = structlog.get_logger(__name__)
 
@@ -73,14 +82,14 @@ class RequestTooLarge(APIException):
     default_code = "request_too_large"
 
 
-class LengthRequired(APIException):
-    status_code = status.HTTP_411_LENGTH_REQUIRED
-    default_detail = "The request has a chunked body: send it with a Content-Length."
-    default_code = "length_required"
-
-
 class ExceptionHandler(handler.ExceptionHandler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
+        stranger = (
+            isinstance(exc, NotAuthenticated | AuthenticationFailed) and self.context["view"].authentication_classes
+        )
+        # REST framework asks who it is before it counts: a flood of bad tokens would pass its throttles by.
+        if stranger and (wait := ANONYMOUS.take(client_address(self.context["request"]))):
+            return Throttled(wait)
         return _as_api_exception(exc) or super().convert_known_exceptions(exc)
 
     def report_exception(self, exc: APIException, response: Response) -> None:
@@ -151,9 +160,13 @@ def _is_api(request: HttpRequest) -> bool:
     return request.path.startswith(("/api/", "/v1/"))
 
 
-def _json(request: HttpRequest, status_code: int, code: str, detail: str) -> HttpResponse:
-    if request.path.startswith("/v1/"):
-        return JsonResponse(openai_error(status_code, code, detail), status=status_code)
+def refusal_body(path: str, status_code: int, code: str, detail: str) -> dict[str, Any]:
+    """The body of a refusal in the form of the API that `path` belongs to."""
+    if path.startswith("/v1/"):
+        return openai_error(status_code, code, detail)
     kind = "client_error" if status_code < 500 else "server_error"
-    body = {"type": kind, "errors": [{"code": code, "detail": detail, "attr": None}]}
-    return JsonResponse(body, status=status_code)
+    return {"type": kind, "errors": [{"code": code, "detail": detail, "attr": None}]}
+
+
+def _json(request: HttpRequest, status_code: int, code: str, detail: str) -> HttpResponse:
+    return JsonResponse(refusal_body(request.path, status_code, code, detail), status=status_code)

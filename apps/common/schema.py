@@ -9,7 +9,7 @@ from drf_standardized_errors import openapi
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.settings import api_settings
 
-BODY_ERRORS = ("411", "413", "415")
+BODY_ERRORS = ("413", "415")
 
 
 class AutoSchema(openapi.AutoSchema):

@@ -17,6 +17,7 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
 from apps.common import redis
+from apps.common.addresses import group_of
 from apps.common.names import folded
 from lyo import env
 
@@ -71,6 +72,9 @@ def _disguised(key: str) -> str:
     return salted_hmac("apps.common.throttles", key, algorithm="sha256").hexdigest()[:32]
 
 
+ANONYMOUS = TokenBucket("anonymous", env.ANONYMOUS_PER_MINUTE)
+
+
 class BucketThrottle(BaseThrottle):
     """One token of `bucket` for each request, per user or, where nobody is logged in, per address."""
 
@@ -88,7 +92,14 @@ class BucketThrottle(BaseThrottle):
 
 
 class RequestThrottle(BucketThrottle):
+    """Who is not logged in shares an address with others, and has another limit."""
+
     bucket = TokenBucket("requests", env.REQUESTS_PER_MINUTE)
+
+    def allow_request(self, request: Request, view: "APIView") -> bool:
+        if not request.user.is_authenticated:
+            self.bucket = ANONYMOUS  # type: ignore[misc]
+        return super().allow_request(request, view)
 
 
 class GenerationThrottle(BucketThrottle):
@@ -200,12 +211,8 @@ def client_address(request: HttpRequest | Request) -> str:
 
 
 def client_network(request: HttpRequest | Request) -> str:
-    """What one caller can have of addresses: one of IPv4, and of IPv6 the 64 bits that a line is given."""
-    text = client_address(request)
-    address = _address(text)
-    if isinstance(address, IPv6Address):
-        return str(ip_network((int(address) >> 64 << 64, 64)))
-    return str(address or text)
+    """What one caller can have of addresses."""
+    return group_of(client_address(request))
 
 
 def _is_proxy(peer: str) -> bool:

@@ -6,8 +6,6 @@ from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
-from apps.common.errors import LengthRequired
-
 IDEMPOTENCY_KEY_LENGTH = 200
 
 
@@ -39,8 +37,6 @@ class ApiView(APIView):
     def validated(self, serializer_class: type[serializers.Serializer[Any]], partial: bool = False) -> dict[str, Any]:
         """The request's body in the serializer's form, or the fields that it has of that; raises `ValidationError` that
         names each wrong field."""
-        if "Transfer-Encoding" in self.request.headers:  # REST framework would take the body for empty
-            raise LengthRequired
         serializer = serializer_class(data=self.request.data, partial=partial, context={"request": self.request})
         serializer.is_valid(raise_exception=True)
         data: dict[str, Any] = serializer.validated_data

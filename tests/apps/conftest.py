@@ -20,6 +20,7 @@ from apps.jobs.models import Job, State
 from apps.users.models import User
 from apps.users.services import token_create
 from lyo.asgi import application
+from lyo.http import Protocol
 from tests.helpers import until
 
 PASSWORD = "correct-horse-9-battery"
@@ -57,7 +58,9 @@ def token(learner: User) -> str:
 @pytest.fixture(scope="session")
 def live(django_db_setup: None) -> Iterator[str]:
     """The base URL of the application under uvicorn; its requests see what tests of `transactional_db` commit."""
-    config = uvicorn.Config(application, port=0, lifespan="off", log_level="warning", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        application, port=0, http=Protocol, lifespan="off", log_level="warning", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="live server")
     thread.start()

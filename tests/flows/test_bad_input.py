@@ -180,11 +180,13 @@ def test_a_bad_question_is_refused(
     assert [error["attr"] for error in response.json()["errors"]] == [attr]
 
 
-def test_a_chunked_body_is_refused(learner: Learner, messages: str) -> None:
-    response = learner.http.post(messages, content=iter([b'{"content": "x"}']), headers=JSON)
-    assert (response.status_code, response.json()["errors"][0]["code"]) == (411, "length_required")
-    response = learner.http.post("/v1/embeddings", content=iter([b"{}"]), headers=JSON)
-    assert (response.status_code, response.json()["error"]["code"]) == (411, "length_required")
+def test_a_chunked_body_is_read_like_any_other(learner: Learner, messages: str) -> None:
+    response = learner.http.post(messages, content=iter([b'{"content": ', b'"x", "max_tokens": 1}']), headers=JSON)
+    assert response.status_code == 202
+    response = learner.http.post("/v1/embeddings", content=iter([b'{"model": "embedding"}']), headers=JSON)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "input")
+    response = learner.http.post(messages, content=(b" " * 2**16 for _ in range(40)), headers=JSON)
+    assert (response.status_code, response.json()["errors"][0]["code"]) == (413, "request_too_large")
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ class FileListCreate(TrainingOpenAIView):
 
     @extend_schema(
         request={"multipart/form-data": FileCreateSerializer},
-        responses={200: FileSerializer, **dict.fromkeys((400, 411, 413, 415), ErrorSerializer), **ERRORS},
+        responses={200: FileSerializer, **dict.fromkeys((400, 413, 415), ErrorSerializer), **ERRORS},
     )
     def post(self, request: AuthenticatedRequest) -> Response:
         """Upload a file of examples: lines of JSON, or a sheet (.csv, .xlsx) with the fields as columns.

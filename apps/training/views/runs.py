@@ -39,7 +39,7 @@ class RunListCreate(TrainingOpenAIView):
     @extend_schema(
         request=RunCreateSerializer,
         parameters=[IDEMPOTENCY_KEY],
-        responses={200: RunSerializer, **dict.fromkeys((400, 409, 411, 413, 415), ErrorSerializer), **ERRORS},
+        responses={200: RunSerializer, **dict.fromkeys((400, 409, 413, 415), ErrorSerializer), **ERRORS},
     )
     def post(self, request: AuthenticatedRequest) -> Response:
         """Train an adapter on uploaded files. It serves, under the name `fine_tuned_model`, as soon as it is there."""

@@ -145,11 +145,6 @@ def test_too_many_query_parameters_are_400(client: Client) -> None:
     assert (answer.status_code, answer.json()["errors"][0]["code"]) == (400, "parse_error")
 
 
-def test_a_chunked_body_is_refused_rather_than_taken_for_empty(client: Client) -> None:
-    answer = client.post("/api/v1/test/x", "{}", "application/json", headers={"transfer-encoding": "chunked"})
-    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (411, "length_required")
-
-
 @pytest.mark.parametrize(
     ("body", "attrs"),
     [
