@@ -4,10 +4,11 @@ from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularSwaggerView
 
 from apps.training.urls import openai_urlpatterns
 from lyo import ops
+from lyo.docs import SchemaView
 
 
 def front(request: HttpRequest) -> HttpResponse:
@@ -22,8 +23,8 @@ urlpatterns = [
     path("readyz", ops.readyz),
     path("metrics", ops.metrics),
     path("admin/", admin.site.urls),
-    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema", throttle_classes=[]), name="docs"),
+    path("api/schema/", SchemaView.as_view(), name="schema"),
+    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
     path("api/v1/", include("apps.users.urls")),
     path("api/v1/", include("apps.jobs.urls")),
     path("api/v1/", include("apps.content.urls")),

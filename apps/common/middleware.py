@@ -1,7 +1,9 @@
 """Middleware of our own."""
 
 from collections.abc import Awaitable, Callable
+from math import ceil
 
+from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.decorators import async_only_middleware
@@ -25,6 +27,11 @@ class RequestLog(RequestMiddleware):
         bind_contextvars(ip=client_address(request))
 
 
+from apps.common.throttles import ANONYMOUS, client_address
+
+PAGES = "/admin/"  # what REST framework's throttles do not see
+
+
 class DeferredResponse(HttpResponse):
     """Stands for a response that `make` awaits after the view has returned.
 
@@ -43,5 +50,23 @@ def deferred_response(
     async def middleware(request: HttpRequest) -> HttpResponseBase:
         response = await get_response(request)
         return await response.make() if isinstance(response, DeferredResponse) else response
+
+    return middleware
+
+
+@async_only_middleware
+def anonymous_pages(
+    get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]],
+) -> Callable[[HttpRequest], Awaitable[HttpResponseBase]]:
+    """Count, by address, the pages of those who are not logged in; past the limit the answer is 429."""
+
+    def wait(request: HttpRequest) -> float:
+        return 0 if request.user.is_authenticated else ANONYMOUS.take(client_address(request))
+
+    async def middleware(request: HttpRequest) -> HttpResponseBase:
+        if request.path.startswith(PAGES) and (seconds := await sync_to_async(wait)(request)):
+            retry = {"Retry-After": str(ceil(seconds))}
+            return HttpResponse("Too many requests.", status=429, content_type="text/plain", headers=retry)
+        return await get_response(request)
 
     return middleware

@@ -31,12 +31,12 @@ OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": 1,
     "socket_timeout": 2,  # longer than any command blocks
     "health_check_interval": 10,
-    "max_connections": 10_000,  # each open stream waits on a connection of its own; the server has the same limit
+    "max_connections": 1_000,  # more than the threads of a process: streams share one
 }
 # Once more on a connection that broke while it was idle. A timeout is not tried again: that would double the wait.
 RETRY: dict[str, Any] = {"backoff": ConstantBackoff(0.05), "retries": 1, "supported_errors": (RedisConnectionError,)}
 
-_async_brokers: WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = WeakKeyDictionary()
+_async_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Any]] = WeakKeyDictionary()
 
 
 @cached
@@ -66,8 +66,16 @@ def ask_cache(command: Callable[[Any], T], otherwise: T) -> T:
 
 
 def async_broker() -> Any:
+    return _async_client(settings.BROKER_URL)
+
+
+def async_cache() -> Any:
+    return _async_client(settings.CACHE_URL)
+
+
+def _async_client(url: str) -> Any:
     """The running event loop's client: connections belong to the loop that opened them."""
-    loop = asyncio.get_running_loop()
-    if loop not in _async_brokers:
-        _async_brokers[loop] = redis.asyncio.Redis.from_url(settings.BROKER_URL, retry=AsyncRetry(**RETRY), **OPTIONS)
-    return _async_brokers[loop]
+    clients = _async_clients.setdefault(asyncio.get_running_loop(), {})
+    if url not in clients:
+        clients[url] = redis.asyncio.Redis.from_url(url, retry=AsyncRetry(**RETRY), **OPTIONS)
+    return clients[url]

@@ -8,10 +8,11 @@ from contextlib import aclosing
 from hashlib import sha256
 from typing import Any
 
+from apps.common.errors import ServiceUnavailable, openai_error
 from apps.inference.errors import JobFailed
 from apps.jobs import streams
 from apps.jobs.models import Job, State
-from apps.jobs.streams import Ended, Entry, KeepAlive
+from apps.jobs.streams import Ended, Entry, Interrupted, KeepAlive
 
 # --- chat ---
 
@@ -37,7 +38,8 @@ async def chat_completion(jobs: list[Job], model: str) -> dict[str, Any]:
 async def chat_chunks(jobs: list[Job], model: str, include_usage: bool) -> AsyncGenerator[str, None]:
     """The answer as server-sent events: for each choice its role, its text as it comes and why it ended, then `[DONE]`.
 
-    Raises `JobFailed` when the first thing that happens is a failure; a later one becomes the last event.
+    Raises `JobFailed` when the first thing that happens is a failure, and `ServiceUnavailable` when it is the end of
+    this process; what happens later becomes the last event.
     """
     head = {**_head(jobs[0], model, "chat.completion.chunk"), **({"usage": None} if include_usage else {})}
     shown = [0] * len(jobs)  # log-probabilities of each choice
@@ -57,6 +59,8 @@ async def chat_chunks(jobs: list[Job], model: str, include_usage: bool) -> Async
     async with aclosing(_merged(jobs)) as events:
         async for index, event in events:
             failed = isinstance(event, Ended) and event.job.state != State.SUCCEEDED
+            if isinstance(event, Interrupted) and not begun:
+                raise ServiceUnavailable(streams.RESTARTING, code="restarting")
             if not begun and not failed:
                 begun = True
                 for i in range(len(jobs)):
@@ -66,6 +70,10 @@ async def chat_chunks(jobs: list[Job], model: str, include_usage: bool) -> Async
                     yield chunk(index, {"content": event.text}, event.logprobs)
                 case KeepAlive():
                     yield ": keep-alive\n\n"
+                case Interrupted():
+                    error = openai_error(503, "restarting", streams.RESTARTING)
+                    yield streams.sse(error)
+                    return
                 case Ended(job) if not failed:
                     ended[index] = job
                     rest = _result(job).get("logprobs", [])[shown[index] :]  # of text that came from the row
@@ -80,7 +88,7 @@ async def chat_chunks(jobs: list[Job], model: str, include_usage: bool) -> Async
     yield streams.sse("[DONE]")
 
 
-async def _merged(jobs: list[Job]) -> AsyncGenerator[tuple[int, Entry | KeepAlive | Ended], None]:
+async def _merged(jobs: list[Job]) -> AsyncGenerator[tuple[int, Entry | KeepAlive | Interrupted | Ended], None]:
     """What happens to each of the jobs, with its index, as it happens."""
     followers = [streams.follow(job) for job in jobs]
     awaited = {asyncio.ensure_future(anext(follower)): i for i, follower in enumerate(followers)}
@@ -89,7 +97,7 @@ async def _merged(jobs: list[Job]) -> AsyncGenerator[tuple[int, Entry | KeepAliv
             done, _ = await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 index, event = awaited.pop(task), task.result()
-                if not isinstance(event, Ended):
+                if not isinstance(event, Ended | Interrupted):
                     awaited[asyncio.ensure_future(anext(followers[index]))] = index
                 yield index, event
     finally:

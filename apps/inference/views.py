@@ -14,6 +14,7 @@ from rest_framework.response import Response
 
 from apps.common.middleware import DeferredResponse
 from apps.common.openai import COMMON_ERRORS, IDEMPOTENCY_KEY, ErrorSerializer, OpenAIView
+from apps.common.places import Place
 from apps.common.streaming import release_connection
 from apps.common.throttles import GenerationThrottle
 from apps.inference import completions, selectors, services
@@ -28,7 +29,7 @@ from apps.inference.serializers import (
 from apps.jobs import streams
 from apps.users.auth import AuthenticatedRequest
 
-ERRORS = dict.fromkeys((400, 403, 404, 409, 411, 413, 415, 499, 504), ErrorSerializer) | COMMON_ERRORS
+ERRORS = dict.fromkeys((400, 403, 404, 409, 413, 415, 499, 504), ErrorSerializer) | COMMON_ERRORS
 
 
 class AnsweringView(OpenAIView):
@@ -84,15 +85,18 @@ class ChatCompletions(AnsweringView):
         asked = self.validated(ChatCompletionCreateSerializer)
         name, stream, include_usage = asked.pop("model"), asked.pop("stream"), asked.pop("include_usage")
         model = selectors.model_get(model_id=name, kind="chat")
-        jobs = services.chat_create(user=request.user, model=model, idempotency_key=self.idempotency_key(), **asked)
+        key = self.idempotency_key()
+        with streams.reserve(request.user) as place:
+            jobs = services.chat_create(user=request.user, model=model, idempotency_key=key, **asked)
 
-        async def whole() -> HttpResponseBase:
-            return JsonResponse(await completions.chat_completion(jobs, name))
+            async def whole() -> HttpResponseBase:
+                with streams.holding(place):
+                    return JsonResponse(await completions.chat_completion(jobs, name))
 
-        async def streamed() -> HttpResponseBase:
-            return await _event_stream(completions.chat_chunks(jobs, name, include_usage))
+            async def streamed() -> HttpResponseBase:
+                return await _event_stream(place, completions.chat_chunks(jobs, name, include_usage))
 
-        return self.deferred(streamed if stream else whole)
+            return self.deferred(streamed if stream else whole)
 
 
 class Embeddings(AnsweringView):
@@ -107,16 +111,17 @@ class Embeddings(AnsweringView):
         """Turn texts into vectors of length 1, of which alike texts have alike ones."""
         asked = self.validated(EmbeddingCreateSerializer)
         model = selectors.model_get(model_id=asked["model"], kind="embed")
-        job = services.embedding_create(
-            user=request.user, model=model, texts=asked["input"], idempotency_key=self.idempotency_key()
-        )
+        key = self.idempotency_key()
+        with streams.reserve(request.user) as place:
+            job = services.embedding_create(user=request.user, model=model, texts=asked["input"], idempotency_key=key)
 
-        async def whole() -> HttpResponseBase:
-            answer = await completions.embedding_list(job, asked["model"], asked["encoding_format"])
-            # A thread, for a hundred thousand numbers take long enough to hold up the streams of others.
-            return await sync_to_async(JsonResponse, thread_sensitive=False)(answer)
+            async def whole() -> HttpResponseBase:
+                with streams.holding(place):
+                    answer = await completions.embedding_list(job, asked["model"], asked["encoding_format"])
+                # A thread, for a hundred thousand numbers take long enough to hold up the streams of others.
+                return await sync_to_async(JsonResponse, thread_sensitive=False)(answer)
 
-        return self.deferred(whole)
+            return self.deferred(whole)
 
 
 def _model_data(model: selectors.ServedModel) -> dict[str, Any]:
@@ -130,13 +135,18 @@ def _model_data(model: selectors.ServedModel) -> dict[str, Any]:
     }
 
 
-async def _event_stream(events: AsyncGenerator[str, None]) -> StreamingHttpResponse:
+async def _event_stream(place: Place, events: AsyncGenerator[str, None]) -> StreamingHttpResponse:
     """Begins with the first event, a keep-alive at the latest, so that a failure before it can still set the status."""
-    first = await anext(events)
+    try:
+        first = await anext(events)
+    except BaseException:
+        streams.leave(place)
+        raise
 
     async def body() -> AsyncIterator[str]:
-        yield first
-        async for event in events:
-            yield event
+        with streams.holding(place):
+            yield first
+            async for event in events:
+                yield event
 
     return streams.event_stream(body())

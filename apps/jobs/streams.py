@@ -8,34 +8,34 @@ Beside the stream stands a hash: `attempt` fences a writer that was presumed dea
 harmless, `sealed` refuses any more. A key of short life says that somebody is reading.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import structlog
-from asgiref.sync import sync_to_async
-from django.db import DatabaseError, InterfaceError, connection
 from django.http import StreamingHttpResponse
 from redis.client import Pipeline
 from redis.exceptions import RedisError
 
 from apps.common import redis
+from apps.common.errors import ServiceUnavailable
+from apps.common.places import Place
 from apps.common.streaming import release_connection
 from apps.jobs.models import Job, State
+from apps.jobs.relay import relay
+from apps.users.models import User
 from lyo import env
 
 logger = structlog.get_logger(__name__)
 
-READER_TTL_S = 5  # a reader renews its mark each second
 CAP = 16_384  # entries; more than any answer has tokens
 TERMINAL_EVENTS = {State.SUCCEEDED: "done", State.CANCELLED: "cancelled", State.FAILED: "error", State.ERRORED: "error"}
-BLOCK_MS = 1_000
 SEALED, FENCED = -1, -2  # replies of APPEND
-ROW_CHECK_S = 2.0  # how often a reader of a silent stream looks whether the row has ended
+RESTARTING = "The server is being restarted: ask again."
 
 # KEYS stream, hash, reader. ARGV attempt, start, end, data, ttl, cap. Returns {offset | SEALED | FENCED, is read}.
 APPEND = """
@@ -109,6 +109,10 @@ class KeepAlive:
     """Nothing happened for a while."""
 
 
+class Interrupted:
+    """This process is being stopped, and the job goes on: the last thing a reader gets here."""
+
+
 def _keys(job_id: UUID) -> tuple[str, str, str]:
     return f"lyo:stream:{job_id}", f"lyo:stream:{job_id}:state", f"lyo:stream:{job_id}:reader"
 
@@ -173,42 +177,36 @@ def erase(job_ids: Iterable[UUID]) -> None:
 # --- reading (web) ---
 
 
-async def follow(job: Job, after: int = 0) -> AsyncIterator[Entry | KeepAlive | Ended]:
+async def follow(job: Job, after: int = 0) -> AsyncIterator[Entry | KeepAlive | Interrupted | Ended]:
     """Yield what the answer has past offset `after`, as it comes, and then its ended row, whatever happens to Redis.
 
     The caller must have given its database connection back: between entries none is held.
     """
-    stream, _, reader = _keys(job.id)
-    client = redis.async_broker()
-    spoke = checked = time.monotonic()
-    marked = 0.0
-    while not job.is_terminal:
-        try:
-            if time.monotonic() - marked > 1:
-                await client.set(reader, 1, ex=READER_TTL_S)
-                marked = time.monotonic()
-            reply = await client.xread({stream: f"{after}-0"}, block=BLOCK_MS, count=CAP)
-        except RedisError as error:
-            logger.warning("stream unreachable", job_id=str(job.id), error=error)
-            await asyncio.sleep(BLOCK_MS / 1000)
-            reply = []
-        ended = False
-        for ident, fields in reply[0][1] if reply else ():
-            ended = "end" in fields
-            if not ended:
-                entry = Entry.load(int(ident.partition("-")[0]), fields["d"]).past(after)
-                after = entry.end
-                yield entry
-                spoke = time.monotonic()
-        now = time.monotonic()
-        if ended or (not reply and now - checked > ROW_CHECK_S):
-            checked = now
-            job = await _reload(job)
-            if ended and not job.is_terminal:  # Postgres is away: the end stays readable, and would be read at once
-                await asyncio.sleep(BLOCK_MS / 1000)
-        if now - spoke > env.KEEP_ALIVE_S:
-            spoke = now
-            yield KeepAlive()
+    if not job.is_terminal:
+        stream, _, reader = _keys(job.id)
+        process = relay()
+        spoke = time.monotonic()
+        with process.listening(job.id, stream, reader) as channel:
+            read = 0
+            while True:
+                while read < len(channel.rows):
+                    end, data = channel.rows[read]
+                    read += 1
+                    if end > after:
+                        yield Entry.load(end, data).past(after)
+                        after, spoke = end, time.monotonic()
+                if channel.ended:
+                    job = channel.ended
+                    break
+                if process.stopping:
+                    yield Interrupted()
+                    return
+                silent = time.monotonic() - spoke
+                if silent < env.KEEP_ALIVE_S:
+                    await channel.changed(env.KEEP_ALIVE_S - silent)
+                else:
+                    yield KeepAlive()
+                    spoke = time.monotonic()
     text = (job.result or {}).get("text", "")
     if len(text) > after:
         yield Entry(after, len(text), [], text[after:])
@@ -216,17 +214,39 @@ async def follow(job: Job, after: int = 0) -> AsyncIterator[Entry | KeepAlive | 
 
 
 async def wait(job: Job) -> Job:
-    """The row once it has ended."""
+    """The row once it has ended; raises `ServiceUnavailable` where this process is being stopped."""
     async for event in follow(job):
-        if isinstance(event, Ended):
-            job = event.job
+        match event:
+            case Ended(job):
+                return job
+            case Interrupted():
+                raise ServiceUnavailable(RESTARTING, code="restarting")
     return job
 
 
-def response(job: Job, after: int = 0) -> StreamingHttpResponse:
+def reserve(user: User) -> AbstractContextManager[Place]:
+    """A place among the user's open streams, given back on an exception; raises `TooManyRequests` past the limit.
+
+    It is taken before what is followed is made, so that a refusal leaves nothing behind. Whoever follows then is
+    `holding` it.
+    """
+    return Place.taken(user.pk, env.STREAMS_PER_USER)
+
+
+def holding(place: Place) -> AbstractContextManager[None]:
+    """Keep the place while somebody follows, and give it back in the end."""
+    return relay().holding(place)
+
+
+def leave(place: Place) -> None:
+    """Give the place back before anybody was holding it."""
+    relay().leave(place)
+
+
+def response(job: Job, place: Place, after: int = 0) -> StreamingHttpResponse:
     """The job's answer as server-sent events: `token` with `{"text"}`, then one of `done`, `error`, `cancelled`."""
     release_connection()
-    return event_stream(_events(job, after))
+    return event_stream(_events(job, place, after))
 
 
 def event_stream(events: AsyncIterator[str]) -> StreamingHttpResponse:
@@ -245,32 +265,22 @@ def sse(data: dict[str, Any] | str, event: str = "", ident: str | int = "") -> s
     return f"{head}data: {data}\n\n"
 
 
-async def _events(job: Job, after: int) -> AsyncIterator[str]:
-    yield "retry: 1000\n\n"
-    async for event in follow(job, after):
-        match event:
-            case Entry():
-                after = event.end
-                yield sse({"text": event.text}, "token", after)
-            case KeepAlive():
-                yield ": keep-alive\n\n"
-            case Ended(job):
-                yield sse(terminal_data(job), TERMINAL_EVENTS[State(job.state)], after)
+async def _events(job: Job, place: Place, after: int) -> AsyncIterator[str]:
+    """What is interrupted ends without a terminal event: clients come back with the last id, as `retry` tells them."""
+    with holding(place):
+        yield "retry: 1000\n\n"
+        async for event in follow(job, after):
+            match event:
+                case Entry():
+                    after = event.end
+                    yield sse({"text": event.text}, "token", after)
+                case KeepAlive():
+                    yield ": keep-alive\n\n"
+                case Ended(job):
+                    yield sse(terminal_data(job), TERMINAL_EVENTS[State(job.state)], after)
 
 
 def terminal_data(job: Job) -> dict[str, Any]:
     """What the last event says; the text is left out, for it was streamed."""
     result = {key: value for key, value in (job.result or {}).items() if key != "text"}
     return {"job": str(job.id), **(job.error or {}), **result}
-
-
-@sync_to_async
-def _reload(job: Job) -> Job:
-    """The row as it is now; the old one when Postgres does not answer, a cancelled one when it was erased."""
-    try:
-        return Job.objects.filter(id=job.id).first() or Job(id=job.id, state=State.CANCELLED)
-    except (DatabaseError, InterfaceError) as error:
-        logger.warning("row unreachable", job_id=str(job.id), error=error)
-        return job
-    finally:
-        connection.close()  # back to the pool: an open stream must not hold one

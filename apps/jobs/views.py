@@ -61,4 +61,5 @@ class JobEvents(ApiView):
         last = request.headers.get("Last-Event-ID", "0")
         if not OFFSET.fullmatch(last):
             raise ValidationError({"Last-Event-ID": ["Must be the id of an event of this stream."]})
-        return streams.response(job, after=int(last))
+        with streams.reserve(request.user) as place:
+            return streams.response(job, place, after=int(last))

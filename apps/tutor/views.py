@@ -97,14 +97,14 @@ class MessageListCreate(ListAPIView[Message], ApiView):
         conversation = selectors.conversation_get_for_user(user=request.user, conversation_id=conversation_id)
         streamed = "text/event-stream" in request.headers.get("Accept", "")
         key = self.idempotency_key()
-        turn = services.message_ask(
-            conversation=conversation,
-            keep=not streamed or key is not None,  # who names a request means to come back for it
-            idempotency_key=key,
-            **self.validated(MessageAskSerializer),
-        )
-        if streamed:
-            return streams.response(turn.job)
+        asked = self.validated(MessageAskSerializer)
+        if streamed:  # who names a request means to come back for it
+            with streams.reserve(request.user) as place:
+                turn = services.message_ask(
+                    conversation=conversation, keep=key is not None, idempotency_key=key, **asked
+                )
+                return streams.response(turn.job, place)
+        turn = services.message_ask(conversation=conversation, keep=True, idempotency_key=key, **asked)
         body = {**job_accepted(user=request.user, job_id=turn.job.id), "message": selectors.message_data(turn.answer)}
         return Response(body, status=status.HTTP_202_ACCEPTED)
 

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -55,19 +56,32 @@ def token(learner: User) -> str:
     return token_create(user=learner)[1]
 
 
-@pytest.fixture(scope="session")
-def live(django_db_setup: None) -> Iterator[str]:
-    """The base URL of the application under uvicorn; its requests see what tests of `transactional_db` commit."""
+@contextmanager
+def serving() -> Iterator[uvicorn.Server]:
+    """The application under uvicorn, on a thread; stopped in the end as by SIGTERM."""
     config = uvicorn.Config(
-        application, port=0, http=Protocol, lifespan="off", log_level="warning", timeout_graceful_shutdown=1
+        application, port=0, http=Protocol, lifespan="off", log_level="warning", timeout_graceful_shutdown=2
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, name="live server")
     thread.start()
     until(lambda: server.started)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def url_of(server: uvicorn.Server) -> str:
+    return f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+
+
+@pytest.fixture(scope="session")
+def live(django_db_setup: None) -> Iterator[str]:
+    """The base URL of the application; its requests see what tests of `transactional_db` commit."""
+    with serving() as server:
+        yield url_of(server)
 
 
 @dataclass

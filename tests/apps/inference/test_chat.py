@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from apps.common import redis
-from apps.jobs import streams
+from apps.jobs import relay
 from apps.jobs.models import Job, State
 from apps.jobs.services import job_cancel
 from lyo import env
@@ -437,7 +437,7 @@ def test_an_answer_that_somebody_cancels_says_so(http: httpx.Client, worker: Pla
 def test_who_hangs_up_no_longer_counts_as_a_reader(
     http: httpx.Client, worker: PlayedWorker, monkeypatch: pytest.MonkeyPatch, stream: bool
 ) -> None:
-    monkeypatch.setattr(streams, "READER_TTL_S", 2)
+    monkeypatch.setattr(relay, "READER_TTL_S", 2)
     hung_up, lapsed = threading.Event(), threading.Event()
 
     def play(run: Run) -> None:
