@@ -28,7 +28,7 @@ BODY_S = 20.0  # how far a body may lag behind BODY_PACE
 BODY_PACE = 8_192  # bytes a second
 STALL_S = 30.0  # in which a client takes nothing of what is waiting for it
 LINGER_S = 5.0  # for which a refused client may go on sending: who is cut off at once never reads why
-LINGER_BYTES = 2**20
+LINGER_BYTES = 2**18
 RETRY_AFTER_S = 5
 
 

@@ -35,8 +35,9 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(4 * SHORT_S)
     if scope["path"] == "/large":
         body = b"x" * 2**26
-    start = {"type": "http.response.start", "status": 200, "headers": []}
+    start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
     if scope["path"] == "/stream":
+        start["headers"] = [(b"x-accel-buffering", b"no")]
         await send(start)
         for _ in range(8):
             await asyncio.sleep(SHORT_S)
