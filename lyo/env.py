@@ -102,8 +102,10 @@ CONFIRMATIONS_PER_HOUR = env.int("LYO_CONFIRMATIONS_PER_HOUR", 3)  # mails to on
 GENERATIONS_PER_MINUTE = env.int("LYO_GENERATIONS_PER_MINUTE", 120)  # per user
 REQUESTS_PER_MINUTE = env.int("LYO_REQUESTS_PER_MINUTE", 1200)  # per user, everything but generations
 ANONYMOUS_PER_MINUTE = env.int("LYO_ANONYMOUS_PER_MINUTE", 600)  # per address, of all who are not logged in
-STREAMS_PER_USER = env.int("LYO_STREAMS_PER_USER", 32, validate=FROM_1)  # answers followed or awaited at a time
 GENERATIONS_AT_ONCE = env.int("LYO_GENERATIONS_AT_ONCE", 8)  # per user, queued or running
+STREAMS_PER_USER = env.int(
+    "LYO_STREAMS_PER_USER", 4 * GENERATIONS_AT_ONCE, validate=FROM_1
+)  # answers that are followed or awaited: each may be, in several windows
 QUEUE_LIMIT = env.int("LYO_QUEUE_LIMIT", 256)  # jobs that may wait in one queue
 
 # --- jobs ---

@@ -22,6 +22,7 @@ def stack() -> Iterator[Stack]:
         extra={
             "LYO_DTYPE": "float32",
             "LYO_GENERATE_THREADS": "24",  # twenty streams fill them, so that more jobs wait as messages in Redis
+            "LYO_ANONYMOUS_PER_MINUTE": "100000",
             "LYO_GENERATIONS_AT_ONCE": "64",
             "LYO_GENERATIONS_PER_MINUTE": "100000",
             "LYO_REGISTRATIONS_PER_MINUTE": "100000",
