@@ -154,6 +154,23 @@ def test_one_streams_fault_is_not_anothers() -> None:
     assert text == "fine"
 
 
+def test_readers_survive_the_loss_of_their_connection() -> None:
+    run = running()
+
+    async def read() -> tuple[str, list[Any]]:
+        reading = asyncio.create_task(text_of(run.claim.job))
+        for word in ("Hel", "lo", "!"):
+            await asyncio.to_thread(run.write, word)
+            await asyncio.sleep(0.1)
+            redis.broker().client_kill_filter(_type="normal", skipme=True)
+        await asyncio.to_thread(succeed, run, "Hello!")
+        return await asyncio.wait_for(reading, 20)
+
+    text, events = async_to_sync(read)()
+    assert text == "Hello!"
+    assert isinstance(events[-1], Ended)
+
+
 def test_nothing_is_read_or_marked_when_nobody_listens_any_more() -> None:
     run = running()
 
