@@ -6,6 +6,7 @@ from typing import Any
 
 from django.http import HttpResponse
 from drf_spectacular.generators import SchemaGenerator
+from drf_spectacular.renderers import OpenApiJsonRenderer, OpenApiYamlRenderer
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.request import Request
@@ -19,12 +20,13 @@ class SchemaView(SpectacularAPIView):
         """The schema as YAML or, where that is asked for, as JSON."""
         renderer = request.accepted_renderer
         with _building:
-            return HttpResponse(rendered(type(renderer)), content_type=renderer.media_type)
+            return HttpResponse(rendered(renderer.format), content_type=renderer.media_type)
 
 
 @cache
-def rendered(renderer: Any) -> bytes:
-    return bytes(renderer().render(_schema(), renderer_context={}))
+def rendered(form: str) -> bytes:
+    renderer = OpenApiJsonRenderer() if form == OpenApiJsonRenderer.format else OpenApiYamlRenderer()
+    return bytes(renderer.render(_schema(), renderer_context={}))
 
 
 @cache

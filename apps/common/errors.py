@@ -84,11 +84,10 @@ class RequestTooLarge(APIException):
 
 class ExceptionHandler(handler.ExceptionHandler):
     def convert_known_exceptions(self, exc: Exception) -> Exception:
-        stranger = (
-            isinstance(exc, NotAuthenticated | AuthenticationFailed) and self.context["view"].authentication_classes
-        )
+        request, view = self.context["request"], self.context["view"]
+        stranger = isinstance(exc, NotAuthenticated | AuthenticationFailed) and view.authentication_classes
         # REST framework asks who it is before it counts: a flood of bad tokens would pass its throttles by.
-        if stranger and (wait := ANONYMOUS.take(client_address(self.context["request"]))):
+        if request and stranger and (wait := ANONYMOUS.take(client_address(request))):
             return Throttled(wait)
         return _as_api_exception(exc) or super().convert_known_exceptions(exc)
 
