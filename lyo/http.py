@@ -6,6 +6,7 @@ its answer, end the connection. An answer may take as long as it likes to begin,
 may be is known one floor up (`lyo.asgi`), where it is known what is asked and by whom.
 """
 
+import resource
 from collections import Counter
 from http import HTTPStatus
 from typing import ClassVar
@@ -30,6 +31,22 @@ STALL_S = 30.0  # in which a client takes nothing of what is waiting for it
 LINGER_S = 5.0  # for which a refused client may go on sending: who is cut off at once never reads why
 LINGER_BYTES = 2**18
 RETRY_AFTER_S = 5
+TOLD = 64  # connections past a limit that are told why; those past these are only closed
+SPARE_FILES = 256  # open files of a process that are no connections of clients
+
+
+def _allow_files(wanted: int) -> int:
+    """Raise the limit of open files to `wanted`, or to the most that is allowed; returns what it is then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft
+
+
+# Without a file for it a connection is not even refused, and everybody's wait.
+FILES = _allow_files(env.MAX_CONNECTIONS + SPARE_FILES)
 
 
 class Refused(Exception):
@@ -51,9 +68,13 @@ class Protocol(HttpToolsProtocol):
         self.timer = self.loop.call_later(TICK_S, self._look)
         self.address = group_of(self.client[0] if self.client else "")
         self.by_address[self.address] += 1
-        if len(self.connections) > env.MAX_CONNECTIONS:
+        over = len(self.connections) - min(env.MAX_CONNECTIONS, FILES - SPARE_FILES)
+        mine = 0 if env.TRUSTED_PROXIES else self.by_address[self.address] - env.CONNECTIONS_PER_ADDRESS
+        if max(over, mine) > TOLD:
+            self.transport.abort()
+        elif over > 0:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections are open.")
-        elif not env.TRUSTED_PROXIES and self.by_address[self.address] > env.CONNECTIONS_PER_ADDRESS:
+        elif mine > 0:
             self._refuse(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections are open from your address.")
 
     def connection_lost(self, exc: Exception | None) -> None:

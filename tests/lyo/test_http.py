@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -217,11 +219,12 @@ def test_a_client_that_takes_nothing_of_its_answer_is_closed(port: int) -> None:
     assert len(said(connection)) < 2**26
 
 
-def test_a_client_that_takes_its_answer_slowly_gets_it_whole(port: int) -> None:
+def test_a_client_that_takes_its_answer_slowly_gets_it_whole(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "STALL_S", 3.0)
     connection, got = connect(port, b"GET /large HTTP/1.1\r\nConnection: close\r\n\r\n"), 0
-    for _ in range(20):
+    for _ in range(16):
         got += len(connection.recv(2**22))
-        time.sleep(SHORT_S / 4)
+        time.sleep(0.25)
     got += len(said(connection))
     assert got > 2**26
 
@@ -242,6 +245,9 @@ def test_connections_are_bounded_by_address_and_in_all(port: int, monkeypatch: p
     answer = another()
     assert status(answer) == 429
     assert b"retry-after: 5\r\n" in answer
+    monkeypatch.setattr(http, "TOLD", 0)
+    assert another() == b""
+    monkeypatch.setattr(http, "TOLD", 64)
     monkeypatch.setattr(env, "TRUSTED_PROXIES", 1)  # all come from the proxy, which counts them itself
     assert status(another()) == 200
     monkeypatch.setattr(env, "MAX_CONNECTIONS", 2)
@@ -250,6 +256,14 @@ def test_connections_are_bounded_by_address_and_in_all(port: int, monkeypatch: p
         connection.close()
     until(lambda: not Protocol.by_address)
     assert status(another()) == 200
+
+
+@pytest.mark.parametrize(("hard", "files"), [(2000, 2000), (8000, 4096 + 256)])
+def test_a_process_may_have_as_many_files_as_connections(hard: int, files: int) -> None:
+    code = "import resource; from lyo import http; print(http.FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    limited = ["prlimit", f"--nofile=300:{hard}", sys.executable, "-c", code]
+    done = subprocess.run(limited, capture_output=True, text=True, cwd=env.BASE_DIR)
+    assert done.stdout == f"{files} {files}\n", done.stderr
 
 
 def test_refusals_are_counted(port: int) -> None:
