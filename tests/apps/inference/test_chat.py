@@ -518,6 +518,7 @@ def test_waiting_holds_no_database_connection(
 ) -> None:
     """More open requests than the pool has connections, and still room for one that needs the database."""
     monkeypatch.setattr(env, "GENERATIONS_AT_ONCE", 100)
+    monkeypatch.setattr(env, "STREAMS_PER_USER", 100)
     count = env.DATABASE_POOL + 8
     go_on = threading.Event()
 
