@@ -11,7 +11,7 @@ from django.utils.encoding import escape_uri_path
 from django_structlog.middlewares import RequestMiddleware
 from structlog.contextvars import bind_contextvars
 
-from apps.common.throttles import client_address
+from apps.common.throttles import ANONYMOUS, client_address
 
 
 class RequestLog(RequestMiddleware):
@@ -26,8 +26,6 @@ class RequestLog(RequestMiddleware):
     def bind_ip(cls, request: HttpRequest) -> None:
         bind_contextvars(ip=client_address(request))
 
-
-from apps.common.throttles import ANONYMOUS, client_address
 
 PAGES = "/admin/"  # what REST framework's throttles do not see
 
