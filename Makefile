@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 # SMOKE=1 shows that a benchmark runs, in seconds, and measures nothing.
 BENCH := $(if $(SMOKE),--smoke)
 
-.PHONY: run install test lint lock audit backup restore bench bench-engine bench-train bench-feed tutor
+.PHONY: run install test lint lock audit backup restore bench bench-engine bench-train bench-feed bench-fairness soak tutor
 
 run: .venv/local.installed
 	@exec $(BIN)/python -m lyo.run
@@ -93,6 +93,13 @@ bench-train: .venv/bench.installed
 
 bench-feed: .venv/bench.installed
 	@$(BIN)/python -m tests.bench.feed $(BENCH)
+
+bench-fairness: .venv/bench.installed
+	@$(BIN)/python -m tests.bench.fairness $(BENCH)
+
+# Memory under an hour of mixed load; fails where it grows: make soak MINUTES=60
+soak: .venv/bench.installed
+	@$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),60)
 
 # The tutor that is shipped, trained anew: make tutor GSM8K=train.jsonl BRIDGE=train.jsonl, of their repositories' data.
 tutor: .venv/local.installed

@@ -29,7 +29,7 @@ from lyo import env
 logger = structlog.get_logger(__name__)
 
 TICK_S = 1.0  # how often the watching process is told that this one runs
-RESTART_S = 0.2
+RESTART_S = 0.5
 LOOK_S = 5.0  # between two looks at the queues
 TRIM_S = 60.0  # between two returns of freed memory to the system, which glibc does not do by itself
 CONNECTION = ("host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey")
@@ -110,10 +110,14 @@ class Heartbeat:
 
     def _tick(self, process: subprocess.Popen[str]) -> None:
         while process.poll() is None:
-            stalled_s = max((probe() for probe in tuple(self._probes)), default=0.0)
+            stalled_s = 0.0
+            try:
+                stalled_s = max((probe() for probe in tuple(self._probes)), default=0.0)
+                memory.look()
+            except Exception:  # a full disk, say, is no reason to end this process
+                logger.exception("what is watched cannot be seen")
             with self._lock:
                 self._tell(f"alive {stalled_s:.1f}")
-            memory.look()
             time.sleep(TICK_S)
 
 

@@ -13,6 +13,7 @@ ENDS = {
     "engine": "engine.json",
     "train": "train.json",
     "feed": "GET /search, 1 concurrent",
+    "fairness": "Lyo jobs, by turns",
 }
 
 
