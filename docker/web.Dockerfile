@@ -5,6 +5,9 @@ FROM ${BASE}
 
 ENV PYTHONUNBUFFERED=1 LYO_STATIC_ROOT=/app/static LYO_FILES_DIR=/files
 WORKDIR /app
+# Process 1 cannot be killed from within: tini is, and what it starts can be, so that what stands still ends.
+RUN apt-get update && apt-get install -y --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
+ENTRYPOINT ["tini", "--"]
 RUN useradd --uid 10001 --no-create-home lyo && install -d -o 10001 /files /models
 COPY requirements/base.lock requirements/
 RUN pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r requirements/base.lock

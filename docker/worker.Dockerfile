@@ -12,7 +12,9 @@ ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models LYO_RUNS_DIR=/runs LYO_FILES_DIR=/
 WORKDIR /app
 RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models /runs /files
 # The OpenMP runtime of lightgbm and implicit: not every build of torch brings it under the name that they look for.
-RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+# tini: see web.Dockerfile.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 tini && rm -rf /var/lib/apt/lists/*
+ENTRYPOINT ["tini", "--"]
 COPY requirements/worker.lock requirements/worker.txt requirements/
 RUN pip install --no-cache-dir --require-hashes --no-deps --only-binary :all: -r requirements/worker.lock
 # Last, and not locked: its builds differ by machine. All that it shares with others is there.

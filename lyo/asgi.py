@@ -24,7 +24,7 @@ from django.conf import settings  # noqa: E402 - what follows needs the setup
 from django.contrib.auth import get_user  # noqa: E402
 from django.contrib.sessions.backends.db import SessionStore  # noqa: E402
 from django.db import InterfaceError, OperationalError, connection  # noqa: E402
-from rest_framework.exceptions import AuthenticationFailed  # noqa: E402
+from rest_framework.exceptions import APIException  # noqa: E402
 from rest_framework.request import Request  # noqa: E402
 
 from apps.common.errors import RETRY_AFTER_S, refusal_body  # noqa: E402
@@ -101,14 +101,14 @@ def _declared(scope: Any) -> int | None:
 async def _limit(scope: Any, declared: int | None) -> tuple[int, str]:
     """How many bytes the body may have, in words too; raises `Refusal` where this client may send no large one."""
     general = env.MAX_BODY_MB * MB, f"A request body may have {env.MAX_BODY_MB} MB at most."
-    upload_mb = _upload_mb(scope["path"]) if scope["method"] == "POST" else 0
+    upload_mb, permission = _upload(scope["path"]) if scope["method"] == "POST" else (0, "")
     if not upload_mb or (declared is not None and declared <= general[0]):
         return general
     try:
         user = await sync_to_async(_sender, thread_sensitive=False)(scope)
     except (OperationalError, InterfaceError) as error:
         raise Refusal(503, "service_unavailable", "The database does not answer.") from error
-    if user is not None and (user.is_staff or user.get_all_permissions()):
+    if user is not None and (user.has_perm(permission) if permission else user.is_staff):
         return max(general[0], upload_mb * MB + FORM_BYTES), f"A file may have {upload_mb} MB at most."
     if declared is None:
         return general
@@ -117,14 +117,16 @@ async def _limit(scope: Any, declared: int | None) -> tuple[int, str]:
     raise Refusal(403, "permission_denied", f"You may not send more than {env.MAX_BODY_MB} MB.")
 
 
-def _upload_mb(path: str) -> int:
-    """How large the path's files may be; 0 where it takes none."""
+def _upload(path: str) -> tuple[int, str]:
+    """How large the path's files may be, 0 where it takes none, and the permission to send one; "" is the admin's."""
     match path:
         case "/v1/files":
-            return env.MAX_FILE_MB
+            return env.MAX_FILE_MB, "training.add_file"
+        case "/api/v1/training/evaluation-sets":
+            return env.MAX_FILE_MB, "training.add_evaluationset"
         case "/api/v1/training/adapters":
-            return env.MAX_ADAPTER_MB
-    return env.MAX_FILE_MB if path.startswith("/admin/") else 0
+            return env.MAX_ADAPTER_MB, "inference.add_adapter"
+    return (env.MAX_FILE_MB if path.startswith("/admin/") else 0), ""
 
 
 def _sender(scope: Any) -> Any:
@@ -140,7 +142,7 @@ def _sender(scope: Any) -> Any:
             return None
         user.get_all_permissions()  # read and kept
         return user
-    except AuthenticationFailed:
+    except APIException:  # a token that is none, or of somebody who has not confirmed an address
         return None
     finally:
         connection.close()

@@ -88,14 +88,14 @@ def verify(source: Path) -> None:
 def restore(source: Path, *, say: Callable[[str], object]) -> None:
     """Put a verified backup in the place of what is there.
 
-    Files and adapters come first, beside those that are there; then the database, made under another name, brought up
-    to date and rid of who was erased since, takes the old one's place in one transaction; then the older files go.
+    The database is made under another name, brought up to date and rid of who was erased since. Files and adapters come
+    beside those that are there; then it takes the old one's place in one transaction, and the older files go. Before
+    that, a failure leaves all as it was.
     """
     connection.close()
     cast(DatabaseWrapper, connection).close_pool()
     before = {folder: set(_names(storages[storage])) for folder, storage in FOLDERS.items()}
-    kept = {folder: _put(source / folder, storages[storage]) for folder, storage in FOLDERS.items()}
-    say("files and adapters: copied")
+    kept: dict[str, set[str]] = {}
     name = unquote(urlsplit(env.DATABASE_URL).path.lstrip("/"))
     new, old = (f"{name}_{what}_{datetime.now(UTC):%Y%m%d%H%M%S}" for what in ("restored", "before"))
     with psycopg.connect(_address("postgres"), autocommit=True) as server:
@@ -111,8 +111,15 @@ def restore(source: Path, *, say: Callable[[str], object]) -> None:
                 say(_manage(*command, database=_address(new)))
             with psycopg.connect(_address(new), autocommit=True) as restored:
                 restored.execute("ANALYZE")
+            for folder, storage in FOLDERS.items():
+                kept[folder] = set(_files(source / folder))  # first: what is put may fail half-way
+                _put(source / folder, storages[storage])
+            say("files and adapters: copied")
             _swap(server, name, new, old)
         except BaseException:
+            for folder, names in kept.items():
+                for new_name in names - before[folder]:
+                    storages[FOLDERS[folder]].delete(new_name)
             server.execute(SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(Identifier(new)))
             raise
         server.execute(SQL("DROP DATABASE {} WITH (FORCE)").format(Identifier(old)))

@@ -21,6 +21,7 @@ from lyo import env
 REFUSED = Metric("lyo_http_refused", "Connections that ended in the protocol's own refusal.", ["status"])
 
 HEAD_BYTES = 2**16  # request line and headers, and once more what frames a chunked body
+PIPELINED = 8  # requests of a connection that came before earlier ones were answered
 HEADERS = 100
 TICK_S = 2.0  # how often a connection is looked at
 SILENCE_S = 20.0  # without the first byte of a request
@@ -118,6 +119,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self.reading, self.since, self.taken = "body", self.loop.time(), 0
+        if len(self.pipeline) >= PIPELINED:
+            self._stop(HTTPStatus.TOO_MANY_REQUESTS, f"At most {PIPELINED} requests may wait for earlier answers.")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

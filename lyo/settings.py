@@ -297,7 +297,7 @@ CELERY_BEAT_SCHEDULER = "apps.jobs.beat:LeasedScheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 1
 CELERY_BEAT_SCHEDULE = {
     # A message that waited long says nothing new: it expires. Not too soon, for clocks of hosts differ.
-    "jobs.sweep": {"task": "jobs.sweep", "schedule": 1.0, "options": {"queue": "default", "expires": 10}},
+    "jobs.sweep": {"task": "jobs.sweep", "schedule": 1.0, "options": {"queue": "sweep", "expires": 10}},
     "jobs.delete_expired": {"task": "jobs.delete_expired", "schedule": 3600.0, "options": {"queue": "default"}},
     "inference.watch_canaries": {
         "task": "inference.watch_canaries",
@@ -339,7 +339,7 @@ CELERY_BEAT_SCHEDULE = {
             "args": [queue],
             "options": {"queue": queue, "expires": 10},
         }
-        for queue in ("default", "embed", "evaluate", "generate", "score", "train", "understand")
+        for queue in ("default", "embed", "evaluate", "generate", "score", "sweep", "train", "understand")
     },
 }
 

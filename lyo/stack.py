@@ -201,7 +201,7 @@ class Stack:
                 *("nice", "-n", "10", *WORKER, "--hostname=train@%h", "--queues=train", "--concurrency=1"),
                 "--include=workers.tasks.train,workers.tasks.feed",
             ),
-            process("default", *WORKER, "--hostname=default@%h", "--queues=default", "--concurrency=4"),
+            process("default", *WORKER, "--hostname=default@%h", "--queues=default,sweep", "--concurrency=6"),
             process("beat", *CELERY, "beat", "--loglevel=INFO"),
             process(
                 "flower",

@@ -27,7 +27,7 @@ from rest_framework.exceptions import (
 from rest_framework.response import Response
 from rest_framework.serializers import as_serializer_error
 
-from apps.common.throttles import ANONYMOUS, client_address
+from apps.common.throttles import ANONYMOUS, client_network
 
 logger = structlog.get_logger(__name__)
 
@@ -87,7 +87,7 @@ class ExceptionHandler(handler.ExceptionHandler):
         request, view = self.context["request"], self.context["view"]
         stranger = isinstance(exc, NotAuthenticated | AuthenticationFailed) and view.authentication_classes
         # REST framework asks who it is before it counts: a flood of bad tokens would pass its throttles by.
-        if request and stranger and (wait := ANONYMOUS.take(client_address(request))):
+        if request and stranger and (wait := ANONYMOUS.take(client_network(request))):
             return Throttled(wait)
         return _as_api_exception(exc) or super().convert_known_exceptions(exc)
 

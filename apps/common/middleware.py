@@ -11,7 +11,7 @@ from django.utils.encoding import escape_uri_path
 from django_structlog.middlewares import RequestMiddleware
 from structlog.contextvars import bind_contextvars
 
-from apps.common.throttles import ANONYMOUS, client_address
+from apps.common.throttles import ANONYMOUS, client_address, client_network
 
 
 class RequestLog(RequestMiddleware):
@@ -59,7 +59,7 @@ def anonymous_pages(
     """Count, by address, the pages of those who are not logged in; past the limit the answer is 429."""
 
     def wait(request: HttpRequest) -> float:
-        return 0 if request.user.is_authenticated else ANONYMOUS.take(client_address(request))
+        return 0 if request.user.is_authenticated else ANONYMOUS.take(client_network(request))
 
     async def middleware(request: HttpRequest) -> HttpResponseBase:
         if request.path.startswith(PAGES) and (seconds := await sync_to_async(wait)(request)):

@@ -115,7 +115,7 @@ def sheet_of(data: bytes) -> Sheet:
     if data.startswith(OLD_WORKBOOK):
         raise BadSheet("it is an old .xls workbook: save it as .xlsx or as CSV")
     rows = _workbook_rows(data) if data.startswith(WORKBOOK) else _text_rows(decoded(data))
-    filled = ((line, cells) for line, cells in rows if any(cells))
+    filled = ((line, _storable(line, cells)) for line, cells in rows if any(cell.strip() for cell in cells))
     first = next(filled, None)
     if first is None:
         raise BadSheet("it has no line with the names of columns")
@@ -130,6 +130,13 @@ def sheet_of(data: bytes) -> Sheet:
             raise BadSheet(f"line {line}: there are two columns {name!r}")
     padded = data.startswith(WORKBOOK)  # which does not tell where a row ends
     return Sheet(columns, [(line, _trimmed(cells, len(columns), padded)) for line, cells in filled])
+
+
+def _storable(line: int, cells: list[str]) -> list[str]:
+    for place, cell in enumerate(cells, start=1):
+        if "\0" in cell:
+            raise BadSheet(f"line {line}: column {place} has a NUL character")
+    return cells
 
 
 def _trimmed(cells: list[str], count: int, padded: bool) -> list[str]:

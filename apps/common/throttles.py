@@ -112,6 +112,10 @@ class RegistrationThrottle(BucketThrottle):
     bucket = TokenBucket("registrations", env.REGISTRATIONS_PER_MINUTE)
 
 
+class ExportThrottle(BucketThrottle):
+    bucket = TokenBucket("exports", 6)
+
+
 class ConfirmationThrottle(BucketThrottle):
     bucket = TokenBucket("confirmations", env.CONFIRMATIONS_PER_HOUR / 60, burst=env.CONFIRMATIONS_PER_HOUR)
 

@@ -8,6 +8,9 @@ from contextlib import aclosing
 from hashlib import sha256
 from typing import Any
 
+from asgiref.sync import sync_to_async
+from django.http import JsonResponse
+
 from apps.common.errors import ServiceUnavailable, openai_error
 from apps.inference.errors import JobFailed
 from apps.jobs import streams
@@ -17,9 +20,16 @@ from apps.jobs.streams import Ended, Entry, Interrupted, KeepAlive
 # --- chat ---
 
 
-async def chat_completion(jobs: list[Job], model: str) -> dict[str, Any]:
-    """The answer, once all its choices have ended; raises `JobFailed`."""
+async def chat_completion(jobs: list[Job], model: str) -> JsonResponse:
+    """The answer, once all its choices have ended; raises `JobFailed`.
+
+    It is put together on a thread: log-probabilities are enough to hold up everybody's streams.
+    """
     ended = await _succeeded(jobs)
+    return await sync_to_async(lambda: JsonResponse(_completion(ended, model)), thread_sensitive=False)()
+
+
+def _completion(ended: list[Job], model: str) -> dict[str, Any]:
     return {
         **_head(ended[0], model, "chat.completion"),
         "choices": [

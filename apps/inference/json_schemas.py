@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from apps.common.errors import ServiceUnavailable
+from apps.common.streaming import release_connection
 from lyo import env
 
 MAX_DEPTH = 64  # of values within values
@@ -29,6 +30,7 @@ MAX_REPEATS = 10_000  # of a part of a pattern, nested counts multiplied; and wh
 MAX_POINTER_LENGTH = 200
 TRIAL_WAIT_S = 15.0  # on a busy machine; the trial itself takes a fifth of a second of processor time
 TRIALS_AT_ONCE = 2
+TURN_WAIT_S = 5.0
 
 logger = structlog.get_logger(__name__)
 
@@ -46,7 +48,10 @@ def schema_fault(schema: dict[str, Any], text: str) -> str | None:
 
     `text` is the schema as compact JSON. Raises `ServiceUnavailable` where the machine is too busy to tell.
     """
-    return form_fault(schema) or compile_fault(text)
+    if fault := form_fault(schema):
+        return fault
+    release_connection()  # others need it more than who waits for a compiler
+    return compile_fault(text)
 
 
 # --- its form ---
@@ -65,6 +70,8 @@ def form_fault(schema: dict[str, Any]) -> str | None:
             if keyword in DEMANDS and _is_positive(value) and value > MAX_REPEATS:
                 return f"{at}: must be at most {MAX_REPEATS}."
             if keyword == "multipleOf" and _is_positive(value):
+                if value > MAX_COMMON_MULTIPLE:
+                    return f"{at}: must be at most {MAX_COMMON_MULTIPLE}."
                 multiples.append(Decimal(str(value)))
                 if (common := _common_multiple(multiples)) > MAX_COMMON_MULTIPLE:
                     return f"{at}: the common multiple of these numbers is {common}, of at most {MAX_COMMON_MULTIPLE}."
@@ -131,7 +138,7 @@ def _common_multiple(numbers: list[Decimal]) -> int:
 @lru_cache(maxsize=256)
 def compile_fault(text: str) -> str | None:
     """What the compiler says against a schema, in a process that is stopped where it takes too much."""
-    if not _trials.acquire(timeout=TRIAL_WAIT_S):
+    if not _trials.acquire(timeout=TURN_WAIT_S):
         raise ServiceUnavailable("Too many schemas are being compiled.")
     try:
         trial = subprocess.run(

@@ -13,6 +13,7 @@ from lyo import env
 
 MAX_MESSAGES = 2048
 MAX_TEXTS = 256
+MAX_LOGPROBS = 100_000  # of all tokens of all choices, with their alternatives
 MAX_TEXT_LENGTH = 32_000
 MAX_SCHEMA_LENGTH = 20_000
 DIMENSIONS = 384
@@ -251,6 +252,12 @@ class ChatCompletionCreateSerializer(OpenAISerializer):
         """In the terms of `chat_create`."""
         if attrs["top_logprobs"] and not attrs["logprobs"]:
             raise ValidationError({"top_logprobs": ["Needs logprobs to be true."]})
+        tokens = attrs["n"] * (attrs.get("max_completion_tokens") or attrs.get("max_tokens") or env.DEFAULT_MAX_TOKENS)
+        if attrs["logprobs"] and (probabilities := tokens * (1 + attrs["top_logprobs"])) > MAX_LOGPROBS:
+            problem = (
+                f"These are up to {probabilities} log-probabilities, of at most {MAX_LOGPROBS}: ask for fewer tokens."
+            )
+            raise ValidationError({"top_logprobs": [problem]})
         sampling = {
             "max_tokens": attrs.get("max_completion_tokens") or attrs.get("max_tokens"),
             **{name: attrs[name] for name in SAMPLING},

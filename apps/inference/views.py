@@ -91,7 +91,7 @@ class ChatCompletions(AnsweringView):
 
             async def whole() -> HttpResponseBase:
                 with streams.holding(place):
-                    return JsonResponse(await completions.chat_completion(jobs, name))
+                    return await completions.chat_completion(jobs, name)
 
             async def streamed() -> HttpResponseBase:
                 return await _event_stream(place, completions.chat_chunks(jobs, name, include_usage))

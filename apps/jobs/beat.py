@@ -5,6 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
+from django.db import DatabaseError, InterfaceError
 from django_celery_beat.schedulers import DatabaseScheduler
 from redis.exceptions import RedisError
 
@@ -44,7 +45,12 @@ class LeasedScheduler(DatabaseScheduler):
         self.ticked_at = time.monotonic()
         if not self._leads():
             return STANDBY_S
-        wait_s: float = super().tick(*args, **kwargs)
+        try:
+            wait_s: float = super().tick(*args, **kwargs)
+        except (DatabaseError, InterfaceError) as error:
+            logger.warning("the schedule cannot be read", error=error)
+            self._read_anew()
+            return STANDBY_S
         return wait_s
 
     def close(self) -> None:
@@ -54,6 +60,9 @@ class LeasedScheduler(DatabaseScheduler):
         except RedisError as error:
             logger.warning("the lease on the schedule runs out", error=error)
 
+    def _read_anew(self) -> None:
+        self._heap, self._initial_read = None, True
+
     def _leads(self) -> bool:
         try:
             leads = bool(redis.broker().eval(LEAD, 1, KEY, self._name, LEASE_MS))
@@ -62,6 +71,6 @@ class LeasedScheduler(DatabaseScheduler):
             return False
         if leads and not self._leading:
             logger.info("this beat sends")
-            self._heap, self._initial_read = None, True  # what ran meanwhile, the rows say
+            self._read_anew()  # what ran meanwhile, the rows say
         self._leading = leads
         return leads

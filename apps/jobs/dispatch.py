@@ -36,8 +36,8 @@ ROUTES = {
     "train": Route("workers.train", "train"),
     "understand": Route("workers.understand", "understand"),
 }
-# `default` takes the errands that beat sends
-QUEUES = ("default", "embed", "evaluate", "generate", "score", "train", "understand")
+# `default` and `sweep` take the errands that beat sends.
+QUEUES = ("default", "embed", "evaluate", "generate", "score", "sweep", "train", "understand")
 
 OUTAGE_S = 1.0  # how long a broker that did not answer is left alone: else each request waits for its time-out
 _outage_ends = 0.0

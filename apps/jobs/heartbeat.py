@@ -10,7 +10,7 @@ The worker writes lines to its standard input, first the parameters of the datab
     release TOKEN     that job has ended
     alive SECONDS     the worker's interpreter runs; something else of it has stood still for so long
 
-and reads `lost TOKEN` where a lease that was renewed before is no longer there to be renewed.
+and reads `beat` after each round, and `lost TOKEN` where a lease that was renewed before is no longer there.
 """
 
 import json
@@ -20,22 +20,34 @@ import sys
 import threading
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import psutil
 import psycopg
 
+from apps.common.database import patient
 from lyo import env
 
+# A row that somebody has locked is passed over: the others' leases must not wait for it, and nobody can take it either.
 EXTEND = """
 UPDATE jobs_job SET lease_expires_at = now() + make_interval(secs => %s)
- WHERE state = 'running' AND lease_token = ANY(%s) RETURNING lease_token
+ WHERE id IN (SELECT id FROM jobs_job WHERE state = 'running' AND lease_token = ANY(%s) FOR UPDATE SKIP LOCKED)
 """
+HELD = "SELECT lease_token FROM jobs_job WHERE state = 'running' AND lease_token = ANY(%s)"
 BURY = (
     "UPDATE jobs_job SET lease_expires_at = now(), worker_died = true WHERE state = 'running' AND lease_token = ANY(%s)"
 )
-TIMEOUTS = {"connect_timeout": 2, "options": "-c statement_timeout=2000 -c lock_timeout=1000", "tcp_user_timeout": 4000}
+TIMEOUTS = {
+    "options": "-c statement_timeout=2000 -c lock_timeout=1000",
+    "connect_timeout": 2,
+    "tcp_user_timeout": 4000,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+}
+PATIENCE_S = 3.0  # with a server that is frozen, which its own time-outs do not end
 FAREWELL_S = 10.0  # in which a dead worker's jobs can be given back; afterwards their leases have run out anyway
 PAUSE_S = 30.0  # no beat takes so long: the machine slept
 FROZEN = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
@@ -68,7 +80,8 @@ class Held:
         if not tokens:
             self._disconnect()
             return set()
-        found = {token for (token,) in self._execute(EXTEND, [self._lease_s, tokens]).fetchall()}
+        self._execute(EXTEND, [self._lease_s, tokens])
+        found = {token for (token,) in self._execute(HELD, [tokens]).fetchall()}
         with self._lock:
             lost = (self._renewed & set(tokens) & self._tokens) - found
             self._renewed = (self._renewed | found) & self._tokens - lost
@@ -84,7 +97,7 @@ class Held:
     def _execute(self, statement: str, parameters: list[Any]) -> psycopg.Cursor[Any]:
         try:
             if self._connection is None:
-                self._connection = psycopg.connect(**self._connect)
+                self._connection = patient(PATIENCE_S).connect(**self._connect)
             return self._connection.execute(statement, parameters)
         except psycopg.Error:
             self._disconnect()
@@ -142,11 +155,13 @@ def main() -> None:
         if time.monotonic() - beaten_at > PAUSE_S:
             worker.excuse()
         beaten_at = time.monotonic()
-        if stuck_s := worker.stuck_s:
-            say(f"process {worker.pid} has stood still for {stuck_s:.0f} s and is ended")
-            os.kill(worker.pid, signal.SIGKILL)
-        elif not worker.frozen:  # else its leases run out
-            beat(held)
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended since it was looked at
+            if stuck_s := worker.stuck_s:
+                os.kill(worker.pid, signal.SIGKILL)
+                say(f"process {worker.pid} stood still for {stuck_s:.0f} s and was ended")
+            elif not worker.frozen:  # else its leases run out
+                beat(held)
+        tell("beat")
         worker.gone.wait(env.HEARTBEAT_S)
     bury(held)
 
@@ -172,7 +187,7 @@ def beat(held: Held) -> None:
         say(f"heartbeat missed: {str(error).strip()}")
         return
     for token in lost:
-        print(f"lost {token}", flush=True)
+        tell(f"lost {token}")
 
 
 def bury(held: Held) -> None:
@@ -189,11 +204,18 @@ def bury(held: Held) -> None:
             time.sleep(env.HEARTBEAT_S)
 
 
+def tell(line: str) -> None:
+    """Write a line to the worker, which may be gone."""
+    with suppress(OSError):
+        print(line, flush=True)
+
+
 def say(text: str) -> None:
     """Write a line of log in the form that the worker's have."""
     if env.LOG_FORMAT == "json":
         text = json.dumps({"event": text, "logger": __name__, "level": "warning"})
-    print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):  # whoever reads the log may be gone
+        print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

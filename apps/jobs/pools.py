@@ -17,8 +17,10 @@ POOLS = {
     "understand": 8,
     "score": 4,
     "evaluate": 6,
+    "default": 4,
+    "sweep": 2,  # apart from errands that may take minutes: the jobs of dead workers wait for it
 }
-THREADS = sum(POOLS.values())
+THREADS = sum(threads for queue, threads in POOLS.items() if queue not in ("default", "sweep"))  # of `generate`
 
 
 class QueuesWithRoom(round_robin_cycle):  # type: ignore[type-arg] # it is no generic

@@ -153,7 +153,7 @@ class Relay:
 
     async def _wake_reader(self) -> None:
         """End the reader's wait, which knows nothing of a new stream: it would find it a second later."""
-        while self._is_new:
+        while self._is_new and self.channels:
             async with redis.async_broker().pipeline() as pipe:
                 await pipe.xadd(self._wake, {"w": 1}, maxlen=1).expire(self._wake, WAKE_TTL_S).execute()
             await asyncio.sleep(0.005)

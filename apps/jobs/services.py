@@ -35,7 +35,7 @@ BATCH = 500  # rows that one sweep takes
 OWN_SHARE = 0.25  # of a queue's free places that a user's waiting jobs may equal in number
 ROLE_SHARE = 0.9  # of a queue that learners, or teachers, or staff may fill: the others always find a place
 TEXT = ("messages", "input", "text")  # of a request: what somebody wrote
-NOT_REFUSED = ("deadline_exceeded", "remote_unavailable")  # codes of jobs that failed, and may be tried again
+NOT_REFUSED = ("deadline_exceeded", "remote_unavailable", "adapters_full")  # codes of jobs that may be tried again
 
 # kind -> what apps do when such a job ends, in the same transaction; what they return is added to the result.
 FinishHook = Callable[[Job], dict[str, Any]]
@@ -278,7 +278,7 @@ def job_forget(*, user_id: UUID) -> int:
     with connection.cursor() as cursor:
         cursor.execute(
             "UPDATE jobs_job SET request = jsonb_set(request, '{users}', (request -> 'users') - %s) "
-            "WHERE user_id IS NULL AND request -> 'users' ? %s",
+            "WHERE user_id IS NULL AND kind IN ('score_feed', 'foresee_feed') AND request -> 'users' ? %s",
             [str(user_id), str(user_id)],
         )
         return cursor.rowcount

@@ -32,6 +32,7 @@ from lyo import env
 
 logger = structlog.get_logger(__name__)
 
+UNTOLD = ("text", "logprobs", "vectors")
 CAP = 16_384  # entries; more than any answer has tokens
 TERMINAL_EVENTS = {State.SUCCEEDED: "done", State.CANCELLED: "cancelled", State.FAILED: "error", State.ERRORED: "error"}
 SEALED, FENCED = -1, -2  # replies of APPEND
@@ -281,6 +282,6 @@ async def _events(job: Job, place: Place, after: int) -> AsyncIterator[str]:
 
 
 def terminal_data(job: Job) -> dict[str, Any]:
-    """What the last event says; the text is left out, for it was streamed."""
-    result = {key: value for key, value in (job.result or {}).items() if key != "text"}
+    """What the last event says; left out are the text, which was streamed, and what may be large."""
+    result = {key: value for key, value in (job.result or {}).items() if key not in UNTOLD}
     return {"job": str(job.id), **(job.error or {}), **result}

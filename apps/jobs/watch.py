@@ -30,6 +30,7 @@ logger = structlog.get_logger(__name__)
 
 TICK_S = 1.0  # how often the watching process is told that this one runs
 RESTART_S = 0.5
+SILENCE_S = 30.0  # of the watching process, which says something with every beat: then it hangs
 LOOK_S = 5.0  # between two looks at the queues
 TRIM_S = 60.0  # between two returns of freed memory to the system, which glibc does not do by itself
 CONNECTION = ("host", "port", "dbname", "user", "password", "sslmode", "sslrootcert", "sslcert", "sslkey")
@@ -46,6 +47,7 @@ class Heartbeat:
         self._probes: list[Callable[[], float]] = []
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
+        self._heard = 0.0
 
     @property
     def pid(self) -> int | None:
@@ -75,6 +77,7 @@ class Heartbeat:
             self._tell(f"release {token}")
 
     def _start(self) -> None:
+        self._heard = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "apps.jobs.heartbeat"],
             cwd=env.BASE_DIR,
@@ -100,13 +103,21 @@ class Heartbeat:
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         for line in process.stdout or ():
+            self._heard = time.monotonic()
             word, _, token = line.strip().partition(" ")
             if word == "lost" and (callback := self.leases.get(UUID(token))):
-                callback()
+                try:
+                    callback()
+                except Exception:  # one job's fault must not keep the others from hearing
+                    logger.exception("a job cannot be stopped")
         logger.warning("the heartbeat process has ended and is started anew", code=process.wait())
-        time.sleep(RESTART_S)
-        with self._lock:
-            self._start()
+        while True:
+            time.sleep(RESTART_S)
+            try:
+                with self._lock:
+                    return self._start()
+            except OSError:  # no memory, say: without a heartbeat every lease runs out
+                logger.exception("the heartbeat process cannot be started")
 
     def _tick(self, process: subprocess.Popen[str]) -> None:
         while process.poll() is None:
@@ -118,6 +129,9 @@ class Heartbeat:
                 logger.exception("what is watched cannot be seen")
             with self._lock:
                 self._tell(f"alive {stalled_s:.1f}")
+            if time.monotonic() - self._heard > SILENCE_S:
+                logger.warning("the heartbeat process is silent and is ended")
+                process.kill()
             time.sleep(TICK_S)
 
 
@@ -142,32 +156,42 @@ heartbeat = Heartbeat()
 
 
 class Consumption:
-    """Whether this worker takes messages from its queues while some wait and it has room for them."""
+    """Whether this worker takes messages from each of its queues while some wait there and it has room for them."""
 
     def __init__(self, queues: Collection[str], threads: int) -> None:
-        self._queues, self._threads = queues, threads
-        self._looked_at = self._moved_at = time.monotonic()
+        self._threads = threads
+        self._looked_at = time.monotonic()
+        self._moved_at = dict.fromkeys(queues, self._looked_at)
+        self._waiting = dict.fromkeys(queues, 0)
 
-    def moved(self, **_: Any) -> None:
-        self._moved_at = time.monotonic()
+    def moved(self, *, request: Any, **_: Any) -> None:
+        """Note that a message was taken (Celery's `task_received`)."""
+        if (queue := request.delivery_info.get("routing_key")) in self._moved_at:
+            self._moved_at[queue] = time.monotonic()
 
     def stalled_s(self) -> float:
-        """How long messages have waited for this worker alone: it has room, the broker answers, and nothing came."""
+        """How long messages of a queue have waited for this worker alone: it has room, and none was taken."""
         now = time.monotonic()
         if now - self._looked_at > LOOK_S:
             self._looked_at = now
-            if not self._messages_wait():
-                self._moved_at = now
-        return now - self._moved_at if now - self._moved_at > 2 * LOOK_S else 0.0
+            self._look(now)
+        stalled_s = now - min(self._moved_at.values(), default=now)
+        return stalled_s if stalled_s > 2 * LOOK_S else 0.0
 
-    def _messages_wait(self) -> bool:
+    def _look(self, now: float) -> None:
         held = messages_held()
-        if sum(held.values()) >= self._threads:
-            return False
+        room = sum(held.values()) < self._threads
+        for queue in self._moved_at:
+            before, self._waiting[queue] = self._waiting[queue], self._count(queue)
+            full = not room or held[queue] >= POOLS.get(queue, self._threads)
+            if full or not self._waiting[queue] or self._waiting[queue] < before:
+                self._moved_at[queue] = now
+
+    def _count(self, queue: str) -> int:
         try:
-            return any(held[q] < POOLS.get(q, self._threads) and redis.broker().llen(q) for q in self._queues)
+            return int(redis.broker().llen(queue))
         except RedisError:
-            return False
+            return 0
 
 
 @worker_ready.connect

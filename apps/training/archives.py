@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import lzma
 import re
 import tarfile
 import zipfile
@@ -55,6 +56,7 @@ def unpack(archive: IO[bytes], target: Path, limit: int) -> list[str]:
         zipfile.BadZipFile,
         tarfile.TarError,
         zlib.error,
+        lzma.LZMAError,
         EOFError,
         NotImplementedError,
         RuntimeError,

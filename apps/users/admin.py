@@ -3,9 +3,9 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import Group, Permission
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import mark_safe
 from rest_framework.exceptions import Throttled
@@ -100,10 +100,14 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
         return super().has_delete_permission(request, obj) and self._may_touch(request, obj)
 
     def _may_touch(self, request: HttpRequest, obj: User | None) -> bool:
-        """Who is not a superuser manages learners and teachers, and of others only their own account."""
+        """Who is not a superuser manages learners and teachers who may do nothing that they may not do themselves, and
+        of others only their own account."""
         if request.user.is_superuser or obj is None or obj == request.user:
             return True
-        return obj.role != Role.STAFF and not obj.is_superuser
+        if obj.role == Role.STAFF or obj.is_superuser:
+            return False
+        given = Permission.objects.filter(Q(user=obj) | Q(group__user=obj))  # by the role alone, nobody gets to harm
+        return all(request.user.has_perm(f"{one.content_type.app_label}.{one.codename}") for one in given)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, set[str], Any]:
         """Who may delete a user may delete what is theirs, though the admin lets nobody delete it by itself."""

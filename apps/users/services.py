@@ -263,7 +263,7 @@ def user_erase(*, user: User) -> None:
     logger.info("an account was erased", user_id=str(user_id))
     transaction.on_commit(lambda: LoginThrottle.forget(username))
     Erasure.objects.get_or_create(account=account)
-    transaction.on_commit(lambda: ledger.add([account]))
+    transaction.on_commit(lambda: ledger.add([account]), robust=True)  # the table says the same
 
 
 def erasures_record() -> set[str]:

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from apps.common.errors import Conflict
 from apps.common.serializers import RefusalSerializer
 from apps.common.streaming import json_parts, streamed
-from apps.common.throttles import ConfirmationThrottle, LoginThrottle, RegistrationThrottle
+from apps.common.throttles import ConfirmationThrottle, ExportThrottle, LoginThrottle, RegistrationThrottle
 from apps.common.views import ApiView
 from apps.users import selectors, services
 from apps.users.auth import AuthenticatedRequest
@@ -173,6 +173,8 @@ class Me(AccountView):
 
 
 class MeExport(ApiView):
+    throttle_classes = [ExportThrottle]
+
     http_method_names = ["get", "options"]  # a HEAD would read it all
 
     @extend_schema(responses=OpenApiTypes.OBJECT)

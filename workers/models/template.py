@@ -89,7 +89,7 @@ def fit(
 
     def fits(dropped: int) -> bool:
         kept = without(dropped)
-        least = sum(len(text.encode()) for text in turn_texts(kept)) // longest
+        least = sum(len(text.replace("▁", " ").encode()) for text in turn_texts(kept)) // longest
         return least <= budget and len(render(tokenizer, kept)) <= budget
 
     choices = range(len(exchanges) if overflow == "drop_oldest" else 1)

@@ -169,22 +169,34 @@ def job_task(name: str) -> Callable[[Callable[[JobRun], dict[str, Any]]], Any]:
     def decorate(function: Callable[[JobRun], dict[str, Any]]) -> Any:
         def task(job_id: str) -> None:
             worker = current_task.request.hostname or "direct"
-            token = uuid4()
-            heartbeat.hold(token)
+            claim = patiently(lambda: _take(UUID(job_id), worker))
+            connection.close()
+            if claim is None:
+                return
             try:
-                claim = patiently(lambda: services.job_claim_next(job_id=UUID(job_id), worker=worker, token=token))
-                connection.close()
-                if claim is not None:
-                    with structlog.contextvars.bound_contextvars(job_id=str(claim.job.id), attempt=claim.job.attempt):
-                        if _execute(function, claim) == State.ERRORED:
-                            raise JobErrored(job_id)
+                with structlog.contextvars.bound_contextvars(job_id=str(claim.job.id), attempt=claim.job.attempt):
+                    if _execute(function, claim) == State.ERRORED:
+                        raise JobErrored(job_id)
             finally:  # however it ended: a lease that went on being renewed would keep the job from everybody
-                heartbeat.release(token)
+                heartbeat.release(claim.token)
 
         task.__doc__ = function.__doc__
         return shared_task(name=name, throws=(JobErrored,))(task)  # expected, so Celery logs no second traceback
 
     return decorate
+
+
+def _take(job_id: UUID, worker: str) -> services.Claim | None:
+    """Claim what has its turn, under a lease that is held before: each try has one of its own, which ends with it."""
+    token = uuid4()
+    heartbeat.hold(token)
+    claim = None
+    try:
+        claim = services.job_claim_next(job_id=job_id, worker=worker, token=token)
+    finally:
+        if claim is None:
+            heartbeat.release(token)
+    return claim
 
 
 def _execute(function: Callable[[JobRun], dict[str, Any]], claim: services.Claim) -> State | None:

@@ -74,7 +74,7 @@ def asked(text: str, adapter: str) -> Understood | None:
 def embed(texts: list[str]) -> np.ndarray:
     with loading:
         model = embedder()
-    return np.array(aside(lambda: model.embed(texts)).vectors, np.float32)
+    return np.array(aside(lambda: model.embed(texts, urgent=True)).vectors, np.float32)
 
 
 @cache

@@ -34,9 +34,9 @@ def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Who is not logged in may ask three times."""
     monkeypatch.setattr(ANONYMOUS, "interval", 20_000_000)
     monkeypatch.setattr(ANONYMOUS, "capacity", 60_000_000)
-    redis.cache().delete("lyo:throttle:anonymous:127.0.0.1")
+    redis.cache().delete(ANONYMOUS.place("127.0.0.1"))
     yield
-    redis.cache().delete("lyo:throttle:anonymous:127.0.0.1")
+    redis.cache().delete(ANONYMOUS.place("127.0.0.1"))
 
 
 @pytest.mark.parametrize(("method", "path", "body", "status"), ASKED)

@@ -27,7 +27,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture
 def staff(transactional_db: None) -> str:
-    user = User.objects.create_user("grace", "grace@example.org", PASSWORD, role=Role.STAFF)
+    user = User.objects.create_user("grace", "grace@example.org", PASSWORD, role=Role.STAFF, is_superuser=True)
     return token_create(user=user)[1]
 
 

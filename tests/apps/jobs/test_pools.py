@@ -39,5 +39,6 @@ def test_a_queue_whose_pool_is_full_is_not_asked_and_the_others_are(take) -> Non
 
 
 def test_there_is_a_thread_for_every_job_that_the_pools_let_in() -> None:
-    assert sum(POOLS.values()) == THREADS
+    errands = POOLS["default"] + POOLS["sweep"]
+    assert sum(POOLS.values()) == THREADS + errands
     assert set(POOLS) < set(QUEUES)

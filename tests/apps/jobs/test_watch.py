@@ -1,6 +1,7 @@
 """A worker that takes nothing while something waits for it is told from one that is idle, full, or without a broker."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
@@ -24,7 +25,7 @@ def stalled(consumption: Consumption) -> Callable[[], bool]:
 
 def stays_well(consumption: Consumption) -> bool:
     """Whether it does not count as stalled for as long as another one would."""
-    waited = Consumption([], 1)
+    waited = Consumption(["another"], 1)
     waited._looked_at = float("inf")  # it never looks, so that its time runs
     while not stalled(waited)():
         if stalled(consumption)():
@@ -36,7 +37,7 @@ def test_messages_that_nobody_takes_are_a_stall_until_one_is_taken(queue: str) -
     consumption = Consumption([queue], threads=1)
     redis.broker().lpush(queue, "a message")
     until(stalled(consumption))
-    consumption.moved()
+    consumption.moved(request=SimpleNamespace(delivery_info={"routing_key": queue}))
     assert consumption.stalled_s() == 0.0
     until(stalled(consumption))
 
@@ -54,3 +55,17 @@ def test_an_idle_worker_a_full_one_and_one_without_a_broker_are_well(
 
     monkeypatch.setattr(redis, "broker", Away)
     assert stays_well(Consumption([queue], threads=1))
+
+
+def test_another_queue_s_messages_do_not_hide_a_stall_and_ones_that_expire_are_no_stall(queue: str) -> None:
+    other = f"{queue}-other"
+    consumption = Consumption([queue, other], threads=1)
+    redis.broker().lpush(queue, "a message")
+
+    def stalls_beside_another() -> bool:
+        consumption.moved(request=SimpleNamespace(delivery_info={"routing_key": other}))
+        return stalled(consumption)()
+
+    until(stalls_beside_another)
+    redis.broker().lpop(queue)
+    until(lambda: not stalled(consumption)())
