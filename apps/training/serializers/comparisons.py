@@ -15,10 +15,15 @@ class ComparisonCreateSerializer(StrictSerializer):
     judge = serializers.ChoiceField(choices=Comparison.Judge.choices)
     count = serializers.IntegerField(min_value=1, max_value=1000, default=50, help_text="Prompts, at most.")
     adapter = serializers.PrimaryKeyRelatedField(
-        queryset=Adapter.objects.all(), default=None, allow_null=True, help_text="Null: the base model."
+        queryset=Adapter.objects.all(),
+        pk_field=serializers.UUIDField(),
+        default=None,
+        allow_null=True,
+        help_text="Null: the base model.",
     )
     evaluation_set = serializers.PrimaryKeyRelatedField(
         queryset=EvaluationSet.objects.all(),
+        pk_field=serializers.UUIDField(),
         default=None,
         allow_null=True,
         help_text="Null: recent prompts, masked and approved, of learners who consented to training.",

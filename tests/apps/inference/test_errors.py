@@ -120,7 +120,7 @@ def test_without_a_good_token_it_is_401(live: str, path: str, authorization: Any
         ({"presence_penalty": 2.1}, "presence_penalty"),
         ({"frequency_penalty": -2.1}, "frequency_penalty"),
         ({"top_k": -1}, "top_k"),
-        ({"top_k": 1.0}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
         ({"min_p": 1.1}, "min_p"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
         ({"response_format": "json_object"}, "response_format"),

@@ -13,7 +13,7 @@ from apps.content.models import Item
 from apps.feed import selectors
 from apps.feed.models import Foresight, Weights
 from apps.feed.services import foresights_request, scores_request
-from apps.inference.services import route_rollback
+from apps.inference.models import Route
 from apps.jobs.models import Job, State
 from apps.training.formats import engagement_question
 from lyo import env
@@ -147,7 +147,7 @@ def test_without_its_adapter_nothing_is_foreseen_and_what_was_counts_no_more(
     night()
     shown = page(ann)["results"]
     item = next(e["item"]["id"] for e in shown if e["item"]["id"] in Foresight.objects.get().values)
-    route_rollback(task="engagement")
+    Route.objects.filter(task="engagement").update(live=None)
     assert foresights_request() == []
     scored(ann, items[1])
     parts = {part["name"]: part["value"] for part in ann.get(f"/api/v1/feed/{item}/why").json()["parts"]}
