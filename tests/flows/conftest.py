@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import httpx
+import psycopg
 import pytest
 
-from lyo import env
+from lyo import embedded, env
 from lyo.stack import Stack
 from tests.flows.learner import Learner
 
@@ -39,12 +40,14 @@ def stack() -> Iterator[Stack]:
 
 
 def without_tutor(stack: Stack) -> None:
-    """Let the base model answer conversations: it goes on until it is stopped, which these flows need."""
-    staff = staff_of(stack)
-    route = "/api/v1/training/routes/tutoring"
-    if staff.get(route).raise_for_status().json()["live"]:
-        staff.post(f"{route}/rollback", json={}).raise_for_status()
-    assert staff.get(route).json()["live"] is None
+    """Let the base model answer conversations: it goes on until it is stopped, which these flows need.
+
+    No call does that, for learners would be answered with noise.
+    """
+    with psycopg.connect(embedded.read_local(stack.home)["database_url"]) as database:
+        database.execute("UPDATE inference_route SET live_id = NULL")
+    route = staff_of(stack).get("/api/v1/training/routes/tutoring").raise_for_status()
+    assert route.json()["live"] is None
 
 
 def staff_of(stack: Stack) -> httpx.Client:
