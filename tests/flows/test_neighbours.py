@@ -53,7 +53,7 @@ def too_long(learner: Learner) -> list[httpx.Response]:
 
 
 def blanks(learner: Learner) -> list[httpx.Response]:
-    return [ask(learner, " " * 1_900_000), ask(learner, "\n" * 900_000 + "." + "\t" * 900_000)]
+    return [ask(learner, " " * 1_900_000), ask(learner, "\n" * 450_000 + "." + "\t" * 450_000)]
 
 
 def many_messages(learner: Learner) -> list[httpx.Response]:

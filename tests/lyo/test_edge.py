@@ -31,6 +31,7 @@ def test_the_edge_has_the_limits_of_the_web() -> None:
     assert f"client_max_body_size {env.MAX_BODY_MB}m;" in text
     assert {path: int(size) - 1 for path, size in sizes.items()} == {  # one more, for the rest of the form
         "/v1/files": env.MAX_FILE_MB,
+        "/api/v1/training/evaluation-sets": env.MAX_FILE_MB,
         "/api/v1/training/adapters": env.MAX_ADAPTER_MB,
         "/admin/": env.MAX_FILE_MB,
     }
