@@ -8,7 +8,7 @@ TORCH_INDEX ?=
 # SMOKE=1 shows that a benchmark runs, in seconds, and measures nothing.
 BENCH := $(if $(SMOKE),--smoke)
 
-.PHONY: run install test lint lock audit backup restore bench bench-engine bench-train bench-feed bench-fairness soak tutor
+.PHONY: run install test nightly lint lock audit backup restore bench bench-engine bench-train bench-feed bench-fairness soak tutor
 
 run: .venv/local.installed
 	@exec $(BIN)/python -m lyo.run
@@ -38,6 +38,10 @@ WITHIN_dev := local bench dev
 
 test: install
 	@$(BIN)/python -m pytest
+
+# And what takes longer: the benchmarks at their smallest, frozen processes, what the API takes and refuses by machine.
+nightly: install
+	@$(BIN)/python -m pytest --nightly
 
 # Nothing listens at these addresses: the checks read code, and production's settings.
 lint: export LYO_DATABASE_URL = postgres://lyo@127.0.0.1:1/lyo

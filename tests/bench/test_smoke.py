@@ -17,6 +17,7 @@ ENDS = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ENDS)
 def test_a_benchmark_runs(name: str) -> None:

@@ -26,6 +26,17 @@ def undisturbed(stack: Stack) -> list[str]:
     return [answer.text for answer in answers]
 
 
+@pytest.fixture(scope="module")
+def restart_s(stack: Stack) -> float:
+    """How long this machine takes from an idle worker's death to an answer of its successor."""
+    learner = Learner(stack.web)
+    began = time.monotonic()
+    stack.supervisor.kill("generate")
+    job = learner.ask("Is anybody there?", max_tokens=2)
+    until(lambda: learner.job(job)["state"] == "succeeded", 120)
+    return time.monotonic() - began
+
+
 def assert_whole(answers: list[Answer], expected: list[str]) -> None:
     """One `done` each; the text is the stored one and the undisturbed one; offsets count it without gap or repeat."""
     for answer, text in zip(answers, expected, strict=True):
@@ -42,7 +53,7 @@ def in_the_middle(answers: list[Answer]) -> bool:
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_ends_loses_no_token_of_twenty_streams(
-    stack: Stack, learner: Learner, undisturbed: list[str], end: signal.Signals
+    stack: Stack, learner: Learner, undisturbed: list[str], restart_s: float, end: signal.Signals
 ) -> None:
     answers = [Answer() for _ in QUESTIONS]
     pool = learner.stream_all(QUESTIONS, answers, max_tokens=TOKENS)
@@ -50,7 +61,7 @@ def test_a_worker_that_ends_loses_no_token_of_twenty_streams(
     stack.supervisor.kill("generate", end)
     pool.shutdown()
     assert_whole(answers, undisturbed)
-    assert max(answer.longest_gap for answer in answers) < 15
+    assert max(answer.longest_gap for answer in answers) < 1.5 * restart_s + 5
 
 
 @pytest.mark.parametrize("server", ["redis-broker", "postgres"])

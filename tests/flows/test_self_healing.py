@@ -15,6 +15,8 @@ from tests.flows.conftest import STALL_S
 from tests.flows.learner import Learner
 from tests.helpers import until
 
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(600)]
+
 PATIENCE_S = 2 * STALL_S + 30
 
 
