@@ -81,6 +81,8 @@ class Guard:
             return message
 
         try:
+            if "\0" in scope["path"]:  # no name has one, and Postgres takes none
+                raise Refusal(404, "not_found", "No path has a NUL character.")
             declared = _declared(scope)
             limit, why = await _limit(scope, declared)
             if declared is not None and declared > limit:

@@ -169,3 +169,11 @@ def test_a_large_file_while_the_database_is_away_is_503(live: str, no_database: 
     answer = httpx.post(f"{live}/v1/files", content=b"x" * 3 * MB, timeout=20)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
     assert answer.headers["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/v1/training/routes/%00", "/v1/models/a%00b", "/api/v1/content/items/%00", "/%00"]
+)
+def test_a_path_with_a_nul_character_is_not_found(live: str, staff: str, path: str) -> None:
+    answer = httpx.get(f"{live}{path}", headers={"Authorization": f"Bearer {staff}"}, timeout=20)
+    assert answer.status_code == 404
