@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import structlog
@@ -17,7 +16,7 @@ from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
 from apps.common import redis
-from apps.common.addresses import group_of
+from apps.common.addresses import group_of, parsed
 from apps.common.names import folded
 from lyo import env
 
@@ -210,7 +209,7 @@ def client_address(request: HttpRequest | Request) -> str:
     seen = [part.strip() for part in request.META.get("HTTP_X_FORWARDED_FOR", "").split(",") if part.strip()]
     if not proxies or not seen or not _is_proxy(peer):
         return peer
-    address = _address(seen[-min(proxies, len(seen))])
+    address = parsed(seen[-min(proxies, len(seen))])
     return str(address) if address else peer
 
 
@@ -220,18 +219,5 @@ def client_network(request: HttpRequest | Request) -> str:
 
 
 def _is_proxy(peer: str) -> bool:
-    address = _address(peer)
+    address = parsed(peer)
     return address is not None and any(address in network for network in settings.PROXY_NETWORKS)
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """Also of "1.2.3.4:80" and "[::1]:80", as some proxies write it; an IPv4 address within IPv6 is that of IPv4."""
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

@@ -127,7 +127,7 @@ class Relay:
             try:
                 return await task()
             except RedisError as error:
-                logger.warning("streams unreachable", streams=len(self.channels), error=str(error))
+                logger.warning("streams unreachable", streams=len(self.channels), error=error)
             except Exception:
                 logger.exception("relay failed", task=task.__name__)
             await asyncio.sleep(BLOCK_MS / 1000)
@@ -207,7 +207,7 @@ def _ended(ids: list[UUID]) -> list[Job]:
         states = dict(Job.objects.filter(id__in=ids).values_list("id", "state"))
         ended = list(Job.objects.filter(id__in=[ident for ident, state in states.items() if state in TERMINAL]))
     except (DatabaseError, InterfaceError) as error:
-        logger.warning("rows unreachable", rows=len(ids), error=str(error))
+        logger.warning("rows unreachable", rows=len(ids), error=error)
         return []
     finally:
         connection.close()  # back to the pool: an open stream must not hold one
