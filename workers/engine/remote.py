@@ -75,7 +75,7 @@ class Breaker:
         self._failures += 1
         self._closed.clear()
         if self._failures == FAILURES_TO_OPEN:
-            logger.error("%s: %d failures in a row, requests wait", cause, FAILURES_TO_OPEN)
+            logger.error("%s: %d failures in a row, requests wait", str(cause), FAILURES_TO_OPEN)
 
     def succeeded(self) -> None:
         if self.open:
@@ -310,7 +310,7 @@ class RemoteEngine:
         except TimeoutError:
             trouble = generation.trouble or self._breaker.cause
             if trouble and not generation.begun:
-                logger.warning("request %s: %s until the deadline", generation.request.id, trouble)
+                logger.warning("request %s: %s until the deadline", generation.request.id, str(trouble))
                 raise Refused("remote_unavailable", "the model server was unavailable until the deadline") from None
             made = len(generation.answer)
             raise Refused("deadline_exceeded", f"the deadline passed after {made} tokens of the answer") from None
