@@ -44,10 +44,7 @@ def test_an_ordinary_schema_passes() -> None:
 @pytest.mark.parametrize(
     ("schema", "fault"),
     [
-        (
-            {"type": "integer", "multipleOf": 600_011},
-            "At #/multipleOf: the common multiple of these numbers is 600011, of at most 10000.",
-        ),
+        ({"type": "integer", "multipleOf": 600_011}, "At #/multipleOf: must be at most 10000."),
         (
             {"allOf": [{"multipleOf": 97}, {"multipleOf": 89}, {"multipleOf": 83}]},
             "At #/allOf/2/multipleOf: the common multiple of these numbers is 716539, of at most 10000.",
