@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO, StringIO
-from itertools import islice
 from typing import IO, Any
 
 from openpyxl import Workbook, load_workbook
@@ -194,7 +193,7 @@ def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _is_filled(sheet: Any) -> bool:
-    return any(value is not None for row in islice(_rows(sheet), 1000) for value in row)
+    return any(value is not None for row in _rows(sheet) for value in row)
 
 
 def _cell_text(value: Any) -> str:

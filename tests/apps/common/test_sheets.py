@@ -15,12 +15,15 @@ from apps.common.sheets import BadSheet, csv_of, decoded, escaped, is_sheet, she
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 
 
-def workbook(*rows: list[object], more: list[object] | None = None) -> bytes:
+def workbook(*rows: list[object], more: list[object] | None = None, below: int = 0) -> bytes:
+    """A sheet of `rows`, and a second one of the row `more`, after as many empty ones as `below` says."""
     book = Workbook()
     for row in rows:
         book.active.append(row)
     if more:
-        book.create_sheet("more").append(more)
+        second = book.create_sheet("more")
+        for column, value in enumerate(more, start=1):
+            second.cell(below + 1, column, value)
     target = BytesIO()
     book.save(target)
     return target.getvalue()
@@ -68,6 +71,7 @@ def test_lines_are_those_of_the_file() -> None:
         (b"\xd0\xcf\x11\xe0old", "it is an old .xls workbook"),
         (b"PK\x03\x04 not a zip", "cannot be read as an .xlsx workbook"),
         (workbook(["a"], ["x"], more=["b"]), "it has 2 sheets with something in them: keep one"),
+        (workbook(["a"], ["x"], more=["b"], below=2000), "it has 2 sheets with something in them: keep one"),
         (workbook(["a"], [None] * 300 + ["far"]), "line 2: it has more than 256 columns"),
     ],
 )
