@@ -4,7 +4,7 @@ from secrets import randbelow
 from typing import Any
 
 from django.db import transaction
-from rest_framework.exceptions import NotFound
+from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 
 from apps.common import examples
 from apps.common.constants import Task
@@ -23,6 +23,7 @@ from lyo import env
 JOB_KIND = "chat"
 QUEUE = "generate"
 TITLE_LENGTH = 80
+TOO_LONG = "context_length_exceeded"  # code of a refusal, here or by the worker
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def message_ask(
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     request = {"conversation": str(conversation.id), "content": content, **sampling}
     if job := job_find_repeat(user=user, idempotency_key=idempotency_key, request=request):
-        return Turn(job.message, job)
+        if answer := Message.objects.filter(job=job).first():
+            return Turn(answer, job)
+        raise ValidationError({"content": [ErrorDetail(job.error["detail"], code=TOO_LONG)]})
     job_admit(user=user, queue=QUEUE)
     if not Conversation.objects.select_for_update().filter(id=conversation.id).exists():
         raise NotFound  # deleted since it was looked up
@@ -104,9 +107,15 @@ def message_ask(
 
 
 def message_record(job: Job) -> dict[str, Any]:
-    """When an answer's job ends, in the same transaction: fill the message; it becomes part of the job's result."""
+    """When an answer's job ends, in the same transaction: fill the message; it becomes part of the job's result.
+
+    A question that the worker found too long leaves nothing in the conversation, as one that is refused at once.
+    """
     message = Message.objects.filter(job=job).select_related("feedback").first()
     if message is None:
+        return {}
+    if job.state == State.FAILED and (job.error or {}).get("code") == TOO_LONG:
+        _take_back(message)
         return {}
     result = job.result or {}
     message.content = result.get("text", "")
@@ -115,6 +124,15 @@ def message_record(job: Job) -> dict[str, Any]:
     message.adapter = result.get("adapter")
     message.save(update_fields=["content", "finish_reason", "model", "adapter", "updated_at"])
     return {"message": message_data(message)}
+
+
+def _take_back(answer: Message) -> None:
+    """Delete an answer that never was, and its question."""
+    conversation = Conversation.objects.filter(id=answer.conversation_id)
+    turns = Message.objects.filter(conversation=answer.conversation_id)
+    turns.filter(position__in=[answer.position - 1, answer.position]).delete()
+    if not turns.exists():
+        conversation.update(title="")
 
 
 @transaction.atomic

@@ -15,6 +15,7 @@ from apps.jobs.models import Job, State
 from apps.tutor.models import Conversation, Message
 from apps.users.models import User
 from lyo import env
+from tests.apps.conftest import PlayedWorker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -176,6 +177,30 @@ def test_a_question_that_can_never_fit_the_context_is_refused(
     (error,) = response.json()["errors"]
     assert (response.status_code, error["code"], error["attr"]) == (400, "context_length_exceeded", "content")
     assert ann.get(talk).json()["results"] == []
+
+
+def test_a_question_that_the_worker_finds_too_long_leaves_nothing(
+    ann: APIClient, talk: str, worker: PlayedWorker
+) -> None:
+    finish(ask(ann, talk, "One?")["job"]["id"], text="First.")
+    second = f"{CONVERSATIONS}/{ann.post(CONVERSATIONS, {'subject': 'math'}).json()['id']}/messages"
+    worker.play = lambda run: run.fail("context_length_exceeded", "This takes 70 tokens.")
+    key = {"Idempotency-Key": "abc"}
+    for url in (talk, second):
+        job = ann.post(url, {"content": "Too long?"}, headers=key if url == talk else None).json()["job"]["id"]
+        worker.join()
+        assert ann.get(f"/api/v1/jobs/{job}").json()["error"]["code"] == "context_length_exceeded"
+    assert [turn["content"] for turn in ann.get(talk).json()["results"]] == ["One?", "First."]
+    assert ann.get(second).json()["results"] == []
+    assert {talk["title"] for talk in ann.get(CONVERSATIONS).json()["results"]} == {"One?", ""}
+    (error,) = ann.post(talk, {"content": "Too long?"}, headers=key).json()["errors"]
+    assert (error["code"], error["attr"], error["detail"]) == (
+        "context_length_exceeded",
+        "content",
+        "This takes 70 tokens.",
+    )
+    worker.play = None
+    assert Job.objects.get(id=ask(ann, talk, "Two?")["job"]["id"]).request["messages"][-1]["content"] == "Two?"
 
 
 def test_foreign_and_unknown_rows_are_404(ann: APIClient, bob: APIClient, talk: str) -> None:
