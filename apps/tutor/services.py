@@ -74,7 +74,7 @@ def message_ask(
     if job := job_find_repeat(user=user, idempotency_key=idempotency_key, request=request):
         if answer := Message.objects.filter(job=job).first():
             return Turn(answer, job)
-        raise ValidationError({"content": [ErrorDetail(job.error["detail"], code=TOO_LONG)]})
+        raise ValidationError({"content": [ErrorDetail((job.error or {}).get("detail", ""), code=TOO_LONG)]})
     job_admit(user=user, queue=QUEUE)
     if not Conversation.objects.select_for_update().filter(id=conversation.id).exists():
         raise NotFound  # deleted since it was looked up
