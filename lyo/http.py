@@ -97,6 +97,8 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
         if self.reading == "head" and self.taken > HEAD_BYTES and not self.refusal:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"A head may have {HEAD_BYTES} bytes at most.")
+        if self.reading == "body" and self.taken - self.body_bytes > HEAD_BYTES + self.body_bytes and not self.refusal:
+            self._refuse(HTTPStatus.BAD_REQUEST, "The body is chunked too finely.")
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn calls when parsing has failed; a callback below may have said why."""
@@ -126,8 +128,6 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self.body_bytes += len(body)
         super().on_body(body)
-        if self.taken - self.body_bytes > HEAD_BYTES + self.body_bytes:
-            self._stop(HTTPStatus.BAD_REQUEST, "The body is chunked too finely.")
 
     def on_message_complete(self) -> None:
         self.reading, self.since = "", self.loop.time()

@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import uvicorn
+from uvicorn.server import ServerState
 
 from lyo import env, http
 from lyo.http import Protocol
@@ -187,6 +189,20 @@ def test_a_body_in_chunks_of_a_byte_is_refused(port: int) -> None:
     assert status(said(connect(port, head + b"1;a=" + b"b" * 400_000 + b"\r\nx\r\n0\r\n\r\n"))) == 400
 
 
+def test_a_body_of_which_much_is_read_at_once_is_not_too_finely_chunked() -> None:
+    async def receive() -> tuple[Any, int]:
+        config = uvicorn.Config(application, http=Protocol, lifespan="off")
+        config.load()
+        protocol = Protocol(config=config, server_state=ServerState(), app_state={})
+        protocol.connection_made(MagicMock(**{"get_extra_info.return_value": None}))
+        protocol.data_received(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        protocol.data_received((b"10000\r\n" + b"x" * 0x10000 + b"\r\n") * 4)
+        protocol.connection_lost(None)
+        return protocol.refusal, protocol.body_bytes
+
+    assert asyncio.run(receive()) == (None, 4 * 0x10000)
+
+
 def test_a_trailer_is_no_header(port: int) -> None:
     head = b"POST / HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nX-A: b\r\n\r\n"
     answer = said(connect(port, head + b"3\r\nxyz\r\n0\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n"))
@@ -215,6 +231,7 @@ def test_an_answer_after_a_long_one_is_not_held_against_the_client(port: int) ->
 
 def test_a_client_that_takes_nothing_of_its_answer_is_closed(port: int) -> None:
     connection = connect(port, b"GET /large HTTP/1.1\r\n\r\n")
+    until(lambda: Protocol.by_address["127.0.0.1"])
     until(lambda: not Protocol.by_address["127.0.0.1"])
     assert len(said(connection)) < 2**26
 
