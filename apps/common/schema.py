@@ -51,6 +51,30 @@ class AutoFieldExtension(OpenApiSerializerFieldExtension):
         return {"oneOf": [number, {"type": "string", "enum": ["auto"]}]}
 
 
+class ListFieldExtension(OpenApiSerializerFieldExtension):
+    """How many there may be."""
+
+    target_class = "rest_framework.serializers.ListField"
+    match_subclasses = True
+
+    def map_serializer_field(self, auto_schema: BaseSchema, direction: Direction) -> dict[str, Any]:
+        schema = auto_schema._map_serializer_field(self.target, direction, bypass_extensions=True)
+        least = self.target.min_length or (0 if self.target.allow_empty else 1)
+        most = self.target.max_length
+        return {**schema, **({"minItems": least} if least else {}), **({"maxItems": most} if most is not None else {})}
+
+
+class StringsFieldExtension(ListFieldExtension):
+    """A list of texts, or one text that stands for a list of it."""
+
+    target_class = "apps.inference.serializers.StringsField"
+    priority = 1
+
+    def map_serializer_field(self, auto_schema: BaseSchema, direction: Direction) -> dict[str, Any]:
+        texts = super().map_serializer_field(auto_schema, direction)
+        return {"oneOf": [texts["items"], texts]}
+
+
 class OpenAISerializerExtension(OpenApiSerializerExtension):
     """Null stands for a field that is not given."""
 

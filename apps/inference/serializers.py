@@ -91,10 +91,6 @@ class BooleanField(ExactField, serializers.BooleanField):
     json_types = (bool,)
 
 
-TEXT = {"type": "string", "minLength": 1}
-
-
-@extend_schema_field({"oneOf": [TEXT, {"type": "array", "items": TEXT}]})
 class StringsField(serializers.ListField):
     """A list of strings; one string stands for a list of it."""
 
