@@ -1,8 +1,9 @@
 """The ASGI application of a web process: Django behind a guard that counts request bodies while they arrive.
 
 Django reads a body whole, to a file where it is large, before any view has seen who sends it. So the bound is here:
-LYO_MAX_BODY_MB for everybody, and a file's own limit on the few paths that take one, for those who may use them at all
-(who is looked up first, so that a stranger costs a query and no disk). `lyo.http` bounds the rest of a request.
+what a login takes for strangers, LYO_MAX_BODY_MB for those who are logged in, and a file's own limit on the few paths
+that take one, for those who may use them (who is looked up first, so that a stranger costs a query and no memory).
+`lyo.http` bounds the rest of a request.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 MB = 2**20
+STRANGERS_KB = 64
 FORM_BYTES = 2**16  # of a multipart body, beside the file
 LINGER_S = 5.0  # for which a refused client may go on sending: who is cut off at once never reads why
 LINGER_BYTES = 4 * MB
@@ -77,16 +79,16 @@ class Guard:
             message = await receive()
             taken += len(message.get("body", b""))
             if taken > limit:
-                raise Refusal(413, "request_too_large", why)
+                raise past
             return message
 
         try:
             if "\0" in scope["path"]:  # no name has one, and Postgres takes none
                 raise Refusal(404, "not_found", "No path has a NUL character.")
             declared = _declared(scope)
-            limit, why = await _limit(scope, declared)
+            limit, past = await _limit(scope, declared)
             if declared is not None and declared > limit:
-                raise Refusal(413, "request_too_large", why)
+                raise past
             await self.app(scope, counted, send)
         except Refusal as refusal:
             await _refuse(refusal, scope["path"], receive, send)
@@ -100,23 +102,26 @@ def _declared(scope: Any) -> int | None:
     return int(headers.get(b"content-length", 0))
 
 
-async def _limit(scope: Any, declared: int | None) -> tuple[int, str]:
-    """How many bytes the body may have, in words too; raises `Refusal` where this client may send no large one."""
-    general = env.MAX_BODY_MB * MB, f"A request body may have {env.MAX_BODY_MB} MB at most."
-    upload_mb, permission = _upload(scope["path"]) if scope["method"] == "POST" else (0, "")
-    if not upload_mb or (declared is not None and declared <= general[0]):
-        return general
+async def _limit(scope: Any, declared: int | None) -> tuple[int, Refusal]:
+    """How many bytes the body may have from this client, and how what is past them is refused."""
+    general = env.MAX_BODY_MB * MB
+    too_large = Refusal(413, "request_too_large", f"A request body may have {env.MAX_BODY_MB} MB at most.")
+    if declared is not None and declared <= STRANGERS_KB * 1024:
+        return declared, too_large
     try:
         user = await sync_to_async(_sender, thread_sensitive=False)(scope)
     except (OperationalError, InterfaceError) as error:
         raise Refusal(503, "service_unavailable", "The database does not answer.") from error
-    if user is not None and (user.has_perm(permission) if permission else user.is_staff):
-        return max(general[0], upload_mb * MB + FORM_BYTES), f"A file may have {upload_mb} MB at most."
-    if declared is None:
-        return general
     if user is None:
-        raise Refusal(401, "not_authenticated", f"Only who is logged in may send more than {env.MAX_BODY_MB} MB.")
-    raise Refusal(403, "permission_denied", f"You may not send more than {env.MAX_BODY_MB} MB.")
+        why = f"Only who is logged in may send more than {STRANGERS_KB} KB."
+        return STRANGERS_KB * 1024, Refusal(401, "not_authenticated", why)
+    upload_mb, permission = _upload(scope["path"]) if scope["method"] == "POST" else (0, "")
+    if not upload_mb:
+        return general, too_large
+    if not (user.has_perm(permission) if permission else user.is_staff):
+        return general, Refusal(403, "permission_denied", f"You may not send more than {env.MAX_BODY_MB} MB.")
+    why = f"A file may have {upload_mb} MB at most."
+    return max(general, upload_mb * MB + FORM_BYTES), Refusal(413, "request_too_large", why)
 
 
 def _upload(path: str) -> tuple[int, str]:

@@ -75,23 +75,40 @@ def test_a_strangers_large_body_is_cut_off_and_never_reaches_a_disk(
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(("path", "attr"), [("/api/v1/me", "errors"), ("/v1/chat/completions", "error")])
-def test_a_body_past_the_limit_is_413_in_the_form_of_its_api(live: str, path: str, attr: str, chunked: bool) -> None:
-    pieces = [b" " * MB] * 3
-    answer = httpx.post(f"{live}{path}", content=iter(pieces) if chunked else b"".join(pieces), headers=JSON)
-    assert answer.status_code == 413
+@pytest.mark.parametrize(
+    ("known", "status", "code", "words"),
+    [
+        (True, 413, "request_too_large", "A request body may have 2 MB at most."),
+        (False, 401, "not_authenticated", "Only who is logged in may send more than 64 KB."),
+    ],
+)
+def test_a_body_past_the_limit_is_refused_in_the_form_of_its_api(
+    live: str, token: str, path: str, attr: str, chunked: bool, known: bool, status: int, code: str, words: str
+) -> None:
+    pieces = [b" " * (MB if known else 50_000)] * 3
+    headers = {**JSON, **({"Authorization": f"Bearer {token}"} if known else {})}
+    answer = httpx.post(f"{live}{path}", content=iter(pieces) if chunked else b"".join(pieces), headers=headers)
+    assert answer.status_code == status
     assert answer.headers["Connection"] == "close"
     error = answer.json()[attr]
     error = error[0] if attr == "errors" else error
-    assert error["code"] == "request_too_large"
-    assert (error.get("detail") or error["message"]) == "A request body may have 2 MB at most."
+    assert (error["code"], error.get("detail") or error["message"]) == (code, words)
 
 
-def test_the_limit_is_exact(live: str, token: str) -> None:
+def test_the_limits_are_exact(live: str, token: str) -> None:
     def ask(size: int, chunked: bool) -> int:
         body = b'{"level": "beginner"}'.ljust(size)
         headers = {**JSON, "Authorization": f"Bearer {token}"}
         return httpx.patch(f"{live}/api/v1/me", content=iter([body]) if chunked else body, headers=headers).status_code
 
+    def register(size: int, chunked: bool) -> int:
+        body = b"{}".ljust(size)
+        content = iter([body]) if chunked else body
+        return httpx.post(f"{live}/api/v1/auth/register", content=content, headers=JSON).status_code
+
+    of_strangers = 64 * 1024
+    assert [register(of_strangers, chunked) for chunked in (False, True)] == [400, 400]
+    assert [register(of_strangers + 1, chunked) for chunked in (False, True)] == [401, 401]
     limit = env.MAX_BODY_MB * MB
     assert [ask(limit, False), ask(limit, True), ask(limit + 1, False), ask(limit + 1, True)] == [200, 200, 413, 413]
 
