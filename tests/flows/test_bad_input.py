@@ -76,13 +76,15 @@ def tame(case: schemathesis.Case) -> None:
         return
     if isinstance(case.body.get("model"), str):
         case.body["model"] = "embedding" if case.path.endswith("/embeddings") else env.MODEL
-    if not case.path.endswith("/embeddings"):
-        case.body.setdefault("max_tokens", 1)
+    if not case.path.endswith("/embeddings") and case.body.get("max_tokens") is None:
+        case.body["max_tokens"] = 1
     if isinstance(case.body.get("n"), int | float) and case.body["n"] > env.GENERATIONS_AT_ONCE:
         case.body["n"] = 1000  # too much for this stack as well, which allows more
     most = env.CONTEXT_TOKENS if case.path.endswith("/completions") else env.CONTEXT_TOKENS // 2
     for name, limit in {"max_tokens": most, "max_completion_tokens": most, "n": env.GENERATIONS_AT_ONCE}.items():
-        if isinstance(case.body.get(name), int) and 2 < case.body[name] <= limit:  # what is too much stays too much
+        if (
+            isinstance(case.body.get(name), int | float) and 2 < case.body[name] <= limit
+        ):  # what is too much stays too much
             case.body[name] = 2
 
 
