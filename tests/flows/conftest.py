@@ -27,6 +27,7 @@ def stack() -> Iterator[Stack]:
             "LYO_GENERATIONS_AT_ONCE": "64",
             "LYO_GENERATIONS_PER_MINUTE": "100000",
             "LYO_REGISTRATIONS_PER_MINUTE": "100000",
+            "LYO_REQUESTS_PER_MINUTE": "100000",
             "LYO_READER_GRACE_S": str(READER_GRACE_S),
             "LYO_STALL_S": str(STALL_S),
         },

@@ -237,7 +237,8 @@ def test_a_bad_question_is_refused(
     assert [error["attr"] for error in response.json()["errors"]] == [attr]
 
 
-def test_a_chunked_body_is_read_like_any_other(learner: Learner, messages: str) -> None:
+def test_a_chunked_body_is_read_like_any_other(learner: Learner) -> None:
+    messages = learner.converse()
     response = learner.http.post(messages, content=iter([b'{"content": ', b'"x", "max_tokens": 1}']), headers=JSON)
     assert response.status_code == 202
     response = learner.http.post("/v1/embeddings", content=iter([b'{"model": "embedding"}']), headers=JSON)
