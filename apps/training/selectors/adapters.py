@@ -18,9 +18,9 @@ from apps.training.archives import CARD, PIECE, pack
 from apps.training.models import Evaluation
 
 
-def adapter_list(**filters: Any) -> QuerySet[Adapter]:
+def adapter_list(*, reports: bool = False, **filters: Any) -> QuerySet[Adapter]:
     """Adapters as `inference.selectors.adapter_list` has them, each with `last_evaluations`: one for each purpose."""
-    ended = Evaluation.objects.filter(passed__isnull=False)
+    ended = Evaluation.objects.filter(passed__isnull=False).defer(*(() if reports else ("report",)))
     last = ended.order_by("adapter_id", "task", "subject", "-created_at").distinct("adapter_id", "task", "subject")
     return inference.adapter_list(**filters).prefetch_related(
         Prefetch("evaluations", queryset=last, to_attr="last_evaluations")
@@ -29,20 +29,20 @@ def adapter_list(**filters: Any) -> QuerySet[Adapter]:
 
 def adapter_get(*, adapter_id: UUID) -> Adapter:
     """Raises `NotFound`."""
-    adapter = adapter_list().filter(id=adapter_id).first()
+    adapter = adapter_list(reports=True).filter(id=adapter_id).first()
     if adapter is None:
         raise NotFound
     return adapter
 
 
-def adapter_metrics(adapter: Any) -> dict[str, Any]:
+def adapter_metrics(adapter: Any, *, reports: bool) -> dict[str, Any]:
     """Of an adapter of `adapter_list`: those of its training, and by task (and subject) those of its evaluations."""
     evaluations = {
         f"{evaluation.task}/{evaluation.subject}" if evaluation.subject else evaluation.task: {
             "id": str(evaluation.id),
             "passed": evaluation.passed,
             "failures": evaluation.failures,
-            "report": evaluation.report,
+            **({"report": evaluation.report} if reports else {}),
         }
         for evaluation in adapter.last_evaluations
     }
@@ -92,7 +92,7 @@ def adapter_card(adapter: Any) -> str:
         f"### {name}: {'let through' if evaluation['passed'] else 'held back'}\n\n"
         + "".join(f"- {failure}\n" for failure in evaluation["failures"])
         + f"\n{_block(evaluation['report'])}"
-        for name, evaluation in adapter_metrics(adapter)["evaluations"].items()
+        for name, evaluation in adapter_metrics(adapter, reports=True)["evaluations"].items()
     ]
     return CARD_TEMPLATE.format(
         name=adapter.name,

@@ -25,17 +25,19 @@ class AdapterMetricsSerializer(serializers.Serializer[Any]):
     training = serializers.DictField(help_text="Step and losses.")
     evaluations = serializers.DictField(
         child=serializers.DictField(),
-        help_text="By task, or task/subject: id, passed, failures and report of the last one.",
+        help_text="By task, or task/subject: id, passed and failures of the last one; its report, of one adapter.",
     )
 
 
 class AdapterSummarySerializer(serializers.ModelSerializer[Adapter]):
-    """An adapter in a list: without its recipe, its licence and the reports of its evaluations."""
+    """An adapter in a list: without its licence and the reports of its evaluations."""
 
     state = serializers.ChoiceField(choices=AdapterState.ALL)
     task = serializers.ChoiceField(choices=Task.choices, allow_blank=True, help_text="Empty: none in particular.")
     subject = serializers.ChoiceField(choices=Subject.choices, allow_blank=True, help_text="Empty: all.")
     seed = serializers.SerializerMethodField()
+    recipe = serializers.DictField()
+    metrics = serializers.SerializerMethodField()
 
     class Meta:
         model = Adapter
@@ -49,7 +51,9 @@ class AdapterSummarySerializer(serializers.ModelSerializer[Adapter]):
             "task",
             "subject",
             "dataset_version",
+            "recipe",
             "seed",
+            "metrics",
             "size",
             "erased_at",
             "created_at",
@@ -60,18 +64,19 @@ class AdapterSummarySerializer(serializers.ModelSerializer[Adapter]):
         seed: int | None = adapter.recipe.get("seed")
         return seed
 
+    @extend_schema_field(AdapterMetricsSerializer)
+    def get_metrics(self, adapter: Adapter) -> dict[str, Any]:
+        return adapter_metrics(adapter, reports=False)
+
 
 class AdapterSerializer(AdapterSummarySerializer):
-    recipe = serializers.DictField()
-    metrics = serializers.SerializerMethodField()
-
     class Meta(AdapterSummarySerializer.Meta):
-        fields = (*AdapterSummarySerializer.Meta.fields, "recipe", "metrics", "licence")
+        fields = (*AdapterSummarySerializer.Meta.fields, "licence")
         read_only_fields = fields
 
     @extend_schema_field(AdapterMetricsSerializer)
     def get_metrics(self, adapter: Adapter) -> dict[str, Any]:
-        return adapter_metrics(adapter)
+        return adapter_metrics(adapter, reports=True)
 
 
 class AdapterUploadSerializer(StrictSerializer):

@@ -18,7 +18,7 @@ from apps.common.pagination import CursorPagination
 from apps.common.serializers import RefusalSerializer
 from apps.common.streaming import streamed
 from apps.inference.models import Adapter, Route, RouteChange
-from apps.inference.selectors import adapter_list, route_change_list, route_get, route_list
+from apps.inference.selectors import route_change_list, route_get, route_list
 from apps.inference.services import route_complete, route_rollback
 from apps.jobs.selectors import job_accepted
 from apps.training.selectors import adapters as selectors
@@ -43,7 +43,7 @@ CONFLICT = {409: RefusalSerializer}
 
 
 class AdapterListCreate(ListAPIView[Adapter], TrainingView):
-    """Adapters, newest first, without recipes, licences and evaluations."""
+    """Adapters, newest first, without licences and the reports of their evaluations."""
 
     permissions = {"GET": ("inference.view_adapter",), "POST": ("inference.add_adapter",)}
     request: AuthenticatedRequest
@@ -51,7 +51,7 @@ class AdapterListCreate(ListAPIView[Adapter], TrainingView):
     parser_classes = [MultiPartParser]
 
     def get_queryset(self) -> QuerySet[Adapter]:
-        return adapter_list(**self.queried(AdapterQuerySerializer)).defer("metrics", "licence")
+        return selectors.adapter_list(**self.queried(AdapterQuerySerializer)).defer("licence")
 
     @extend_schema(parameters=[AdapterQuerySerializer])
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
