@@ -6,7 +6,6 @@ minutes (of the first half, of a shorter run), or the generate worker is ever ab
 """
 
 import argparse
-import itertools
 import os
 import sys
 import threading
@@ -110,10 +109,14 @@ class Load:
     def _begin(self, act: Callable[[httpx.Client], Iterator[httpx.Response]]) -> None:
         def run() -> None:
             client = new_client(self.stack.web)
-            for response in itertools.chain.from_iterable(act(client) for _ in itertools.repeat(None)):
-                self._count(response)
-                if self._over.wait(0.2):
-                    return
+            while not self._over.is_set():
+                try:
+                    for response in act(client):
+                        self._count(response)
+                        if self._over.wait(0.2):
+                            return
+                except httpx.HTTPError as error:
+                    self._fail(repr(error))
 
         self._threads.append(threading.Thread(target=run, daemon=True))
         self._threads[-1].start()
@@ -124,8 +127,11 @@ class Load:
         elif response.status_code < 500:
             self.refused += 1
         else:
-            self.failed += 1
-            self.failures = [*self.failures[-4:], response.text[:100]]
+            self._fail(response.text[:100])
+
+    def _fail(self, why: str) -> None:
+        self.failed += 1
+        self.failures = [*self.failures[-4:], why]
 
     # --- what they do ---
 
@@ -133,8 +139,10 @@ class Load:
         talk = client.post("/api/v1/tutor/conversations", json={"subject": "math"}).json()["id"]
         for number in range(5):
             text = f"What is {number + 2} times {time.time_ns() % 97}? " * (1 + 20 * (number % 2))
-            yield client.post("/v1/chat/completions", json=chat("tutor", text, max_tokens=64))
-            yield client.get(f"/api/v1/tutor/conversations/{talk}")
+            question = {"content": text, "max_tokens": 64}
+            url = f"/api/v1/tutor/conversations/{talk}/messages"
+            yield client.post(url, json=question, headers={"Accept": "text/event-stream"})
+            yield client.get(url)
 
     def embed(self, client: httpx.Client) -> Iterator[httpx.Response]:
         sizes = Random(time.time_ns())
