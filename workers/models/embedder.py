@@ -1,6 +1,6 @@
 """Sentence embeddings by all-MiniLM-L6-v2, which comes inside a wheel. For search, never for generation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 EMBEDDER = "all-MiniLM-L6-v2"
 DIMENSIONS = 384
-AT_A_TIME = 32  # texts: whoever is in a hurry waits for no more
+READ = 256  # tokens of a text that count
+TEXTS_AT_A_TIME, TOKENS_AT_A_TIME = 32, 2048  # padding included: whoever is in a hurry waits for no more
 
 
 class Turns:
@@ -52,6 +53,19 @@ class Embeddings:
     token_counts: list[int]
 
 
+def parts(token_counts: Sequence[int]) -> Iterator[list[int]]:
+    """Indices of the texts that are embedded together: of one length, for less padding, and not for long."""
+    part: list[int] = []
+    for index in sorted(range(len(token_counts)), key=lambda index: token_counts[index]):
+        padded = (len(part) + 1) * min(token_counts[index], READ)
+        if part and (len(part) == TEXTS_AT_A_TIME or padded > TOKENS_AT_A_TIME):
+            yield part
+            part = []
+        part.append(index)
+    if part:
+        yield part
+
+
 class Embedder:
     """Loads its model on first use. Threads may share it; they take turns, for the tokenizer keeps state."""
 
@@ -71,16 +85,20 @@ class Embedder:
 
         low = fast and best_dtype(torch.device(self._device)) == torch.bfloat16
         vectors: list[list[float]] = [[]] * len(texts)
-        alike = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # of one length together: less padding
-        for start in range(0, len(alike), AT_A_TIME):
-            places = alike[start : start + AT_A_TIME]
-            part = [texts[index] for index in places]
+        beginnings, token_counts = zip(*map(self._begin, texts), strict=True) if texts else ((), ())
+        for places in parts(token_counts):
+            part = [beginnings[index] for index in places]
             with self._turns.turn(urgent), torch.autocast(self._device, dtype=torch.bfloat16, enabled=low):
                 embedded = self._model.encode(part, normalize_embeddings=True, show_progress_bar=False)
             for index, vector in zip(places, embedded.tolist(), strict=True):
                 vectors[index] = vector
-        encodings = self._counter.encode_batch_fast(texts, add_special_tokens=False)
-        return Embeddings(vectors, [len(encoding) for encoding in encodings])
+        return Embeddings(vectors, list(token_counts))
+
+    def _begin(self, text: str) -> tuple[str, int]:
+        """What of a text counts, and how many tokens all of it has. One text at a time: a token takes 160 bytes."""
+        (encoding,) = self._counter.encode_batch([text], add_special_tokens=False)
+        tokens = len(encoding)
+        return (text[: encoding.offsets[READ - 1][1]] if tokens > READ else text), tokens
 
     @cached_property
     def _counter(self) -> tokenizers.Tokenizer:

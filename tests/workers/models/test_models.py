@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from tests.workers.conftest import MODELS_DIR
 from workers.models import packaged
-from workers.models.embedder import DIMENSIONS, Embedder
+from workers.models.embedder import DIMENSIONS, Embedder, parts
 from workers.models.folder import cached_digest, model_folder
 from workers.models.load import LoadedModel
 from workers.models.packaged import packaged_folder, weights_sha256
@@ -80,3 +80,21 @@ def test_embeddings_are_unit_vectors_that_know_what_is_alike() -> None:
     assert torch.allclose(cat.norm(), torch.tensor(1.0), atol=1e-5)
     assert cat @ kitten > 0.5 > cat @ tax
     assert embedded.token_counts == [6, 6, 3, 0]
+
+
+def test_what_does_not_count_of_a_text_is_not_read_again() -> None:
+    texts = ["Plants turn light, water and air into sugar. " * 200, "!" * 32_000, " x" * 16_000, "né水 " * 300]
+    embedder = Embedder()
+    assert [len(embedder._begin(text)[0]) < 2000 for text in texts] == [True] * len(texts)
+    embedded = embedder.embed(texts)
+    whole = embedder._model.encode(texts, normalize_embeddings=True)
+    assert torch.allclose(torch.tensor(embedded.vectors), torch.tensor(whole), atol=1e-5)
+    assert embedded.token_counts == [2000, 32_000, 16_000, 600]
+
+
+def test_whoever_is_in_a_hurry_waits_for_few_tokens() -> None:
+    counts = [300] * 20 + [10] * 40 + [100] * 30
+    made = list(parts(counts))
+    assert sorted(index for part in made for index in part) == list(range(90))
+    sizes = [(counts[part[-1]], len(part)) for part in made]
+    assert sizes == [(10, 32), (100, 20), (100, 18), (300, 8), (300, 8), (300, 4)]
