@@ -17,9 +17,10 @@ from redis.exceptions import RedisError
 
 from apps.common import redis
 from apps.common.retention import delete_in_batches
+from apps.common.streaming import release_connection
 from apps.content.models import Item
 from apps.jobs import streams
-from apps.jobs.models import Job, State
+from apps.jobs.models import ACTIVE, Job, State
 from apps.jobs.services import job_create
 from apps.search import retrieval, selectors, words
 from apps.search.models import Query, Word
@@ -30,6 +31,7 @@ logger = structlog.get_logger(__name__)
 
 JOB_KIND = "understand"
 PATIENCE_S = 0.4  # that a search waits for its query to be understood
+READ_AT_ONCE = 8  # queries of one user; the others are answered by their words
 DEADLINE = timedelta(seconds=10)
 CACHED_S = 3600
 LIKE = 0.2  # cosine, from which on an item may be what was meant
@@ -122,18 +124,23 @@ class Asked:
 
 
 def query_ask(*, user: User, text: str) -> Asked:
-    """Have a worker understand the query, unless it did before."""
+    """Have a worker understand the query, unless it did before, or reads enough of this user."""
     key = _key(text)
     job = None
-    if (known := _cached(key)) is None:
+    if (known := _cached(key)) is None and _reading(user) < READ_AT_ONCE:
         job = job_create(kind=JOB_KIND, user=user, request={"text": text}, keep=False, deadline=DEADLINE)
     return Asked(key, known, job, time.monotonic() + PATIENCE_S)
+
+
+def _reading(user: User) -> int:
+    return Job.objects.filter(user=user, kind=JOB_KIND, state__in=ACTIVE).count()
 
 
 def query_understood(asked: Asked) -> Understanding | None:
     """What a worker made of the query; None where none answers in time."""
     kept = asked.known
     if asked.job is not None:
+        release_connection()
         ended = async_to_sync(_ended)(asked.job, asked.waits_until - time.monotonic())
         if ended is None or ended.state != State.SUCCEEDED or not ended.result:
             return None

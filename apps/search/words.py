@@ -15,6 +15,7 @@ from apps.search.models import Word
 
 WORD = re.compile(r"[^\W\d_]{5,}")  # shorter ones are too like others
 PART = re.compile(r"[^\W_]+")
+MENDED = 32  # words of a text that are looked up
 REFRESH_S = 30.0
 COUNTED_S = 10  # how old the number of items may be
 EDITS = {5: 1, 7: 2, 10: 3}  # that a word of so many letters may have
@@ -29,8 +30,9 @@ class Vocabulary:
     sounds: dict[str, str]
 
     def corrected(self, text: str) -> str:
-        """The text with each word that nobody wrote replaced by the likeliest one that somebody did."""
-        return WORD.sub(lambda found: self._nearest(found[0].lower()) or found[0], text)
+        """The text with each word that nobody wrote replaced by the likeliest one that somebody did; of a long text,
+        the first words."""
+        return WORD.sub(lambda found: self._nearest(found[0].lower()) or found[0], text, count=MENDED)
 
     def knows(self, text: str) -> bool:
         """Whether somebody has published each word of it, however short."""

@@ -9,7 +9,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from django.core.cache import caches
-from django.db import connection
+from django.db import connection, connections
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
@@ -19,7 +19,7 @@ from apps.common import redis
 from apps.content.models import Course, Enrichment, Item, Topic
 from apps.content.services import item_archive, item_create, topic_save
 from apps.jobs.models import Job, State
-from apps.search import retrieval, words
+from apps.search import retrieval, services, words
 from apps.search.models import Query, Word
 from apps.search.selectors import suggestions
 from apps.search.services import Asked, queries_forget, words_count, words_refresh
@@ -252,6 +252,31 @@ def test_what_is_understood_too_late_is_there_for_the_next_who_asks(
     understand.understand(str(job.id))
     assert not search(ann, "light and leaves")["query"]["degraded"]
     assert Job.objects.filter(kind="understand").count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_workers_read_few_queries_of_one_user_at_a_time(
+    ann: APIClient, items: dict[str, Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "READ_AT_ONCE", 2)
+    monkeypatch.setattr(services, "PATIENCE_S", 0.01)
+    found = [search(ann, f"light and leaves {number}") for number in range(4)]
+    assert [len(page["results"]) for page in found] == [len(found[0]["results"])] * 4
+    assert Job.objects.filter(kind="understand").count() == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_who_waits_for_a_reading_holds_no_connection(
+    ann: APIClient, items: dict[str, Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, seen = connections["default"], []
+
+    async def ended(job: Job, seconds: float) -> None:
+        seen.append(ours.connection)
+
+    monkeypatch.setattr(services, "_ended", ended)
+    search(ann, "light and leaves")
+    assert seen == [None]
 
 
 @pytest.mark.django_db(transaction=True)
