@@ -23,13 +23,13 @@ django.setup(set_prefix=False)
 
 from django.conf import settings  # noqa: E402 - what follows needs the setup
 from django.contrib.auth import get_user  # noqa: E402
-from django.contrib.sessions.backends.db import SessionStore  # noqa: E402
 from django.db import InterfaceError, OperationalError, connection  # noqa: E402
 from rest_framework.exceptions import APIException  # noqa: E402
 from rest_framework.request import Request  # noqa: E402
 
 from apps.common.errors import RETRY_AFTER_S, refusal_body  # noqa: E402
 from apps.users.auth import TokenAuthentication  # noqa: E402
+from apps.users.sessions import SessionStore  # noqa: E402
 from lyo import env  # noqa: E402
 
 Message = MutableMapping[str, Any]

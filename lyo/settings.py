@@ -176,6 +176,7 @@ LOGIN_URL = "admin:login"
 LOGIN_REDIRECT_URL = "/"  # which leads staff to the admin, and others to the docs
 TRUSTED_PROXIES = env.TRUSTED_PROXIES
 PROXY_NETWORKS = [ip_network(network) for network in env.PROXY_NETWORKS]
+SESSION_ENGINE = "apps.users.sessions"
 SESSION_COOKIE_AGE = env.SESSION_DAYS * 86_400
 
 # --- mail: only confirmations of addresses, where LYO_CONFIRM_EMAIL asks for them ---

@@ -169,6 +169,18 @@ def test_the_admins_forms_take_files_of_staff_alone(live: str, staff: str) -> No
     assert send({"sessionid": client.cookies["sessionid"].value}) != 401
 
 
+@pytest.mark.parametrize("key", [r'"\000bcdefghijklmnop"', "x" * 32, "\xff" * 32, "X", ""])
+@pytest.mark.parametrize(
+    ("path", "size", "status"), [("/livez", 0, 200), ("/api/v1/me", 0, 401), ("/v1/files", MB, 401)]
+)
+def test_a_session_of_any_form_that_is_none_is_a_stranger_s(
+    live: str, transactional_db: None, key: str, path: str, size: int, status: int
+) -> None:
+    headers = {"Cookie": f"sessionid={key}".encode("latin-1")}
+    answer = httpx.request("POST" if size else "GET", f"{live}{path}", headers=headers, content=b"x" * size)
+    assert answer.status_code == status
+
+
 @pytest.fixture
 def no_database(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     from django.db import OperationalError
