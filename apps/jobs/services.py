@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ logger = structlog.get_logger(__name__)
 RESEND_AFTER = timedelta(seconds=10)
 SHUTDOWN = timedelta(seconds=3)  # how long a worker that ends still takes messages
 LEASE = timedelta(seconds=env.LEASE_S)
+STILL_S = 2.0  # for an answer to a small query: Postgres stood still, and the heartbeats with it
 OVERDUE = timedelta(seconds=30)  # what a running job's own worker has to notice its deadline
 BATCH = 500  # rows that one sweep takes
 OWN_SHARE = 0.25  # of a queue's free places that a user's waiting jobs may equal in number
@@ -290,11 +292,27 @@ def job_forget(*, user_id: UUID) -> int:
 def job_requeue_expired() -> int:
     """Give the jobs of dead or silent workers to others, or up; returns how many.
 
-    While Postgres was down nobody could renew a lease: what expired then is left alone until the workers had time to.
+    While Postgres was down or stood still nobody could renew a lease: what expired then is left alone until the
+    workers had time to.
     """
     expired = Job.objects.filter(state=State.RUNNING, lease_expires_at__lt=Now())
     up_since = Func(function="pg_postmaster_start_time", output_field=DateTimeField())
-    return _requeue(expired.alias(up_since=up_since).filter(Q(worker_died=True) | Q(up_since__lt=Now() - LEASE)))
+    lost = expired.alias(up_since=up_since).filter(Q(worker_died=True) | Q(up_since__lt=Now() - LEASE))
+    asked_at = time.monotonic()
+    ids = list(lost.values_list("id", flat=True)[:BATCH])
+    if not ids or time.monotonic() - asked_at > STILL_S:
+        return 0
+    return _requeue(lost.filter(id__in=ids))
+
+
+def leases_prolong() -> int:
+    """Give leases that have run out another term, because nobody has looked for longer than one lasts; returns how
+    many.
+
+    The database, or all of the machine, may have stood still. A worker that was ended has said so, and is not meant.
+    """
+    expired = Job.objects.filter(state=State.RUNNING, lease_expires_at__lt=Now(), worker_died=False)
+    return expired.update(lease_expires_at=Now() + LEASE)
 
 
 @transaction.atomic

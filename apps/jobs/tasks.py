@@ -8,20 +8,29 @@ from celery import Task, shared_task
 
 from apps.common import redis
 from apps.jobs import services, watch  # noqa: F401 - Celery's signals start it
+from lyo import env
 
 logger = structlog.get_logger(__name__)
 
 CANARY_TTL_S = 3600
+SWEPT = "lyo:swept"  # there while the last sweep is less than a lease ago
 
 
 @shared_task(name="jobs.sweep")
 def sweep() -> None:
     """Requeue the jobs of dead workers, end what is past its deadline, resend lost messages."""
-    for errand in (services.job_requeue_expired, services.job_fail_overdue, services.job_resend):
+    errands = [services.job_requeue_expired, services.job_fail_overdue, services.job_resend]
+    if not redis.broker().exists(SWEPT):
+        errands.insert(0, services.leases_prolong)
+    failed = False
+    for errand in errands:
         try:
             errand()
         except Exception:  # one that fails must not keep the others from their work
+            failed = True
             logger.exception("sweep failed", errand=errand.__name__)
+    if not failed:
+        redis.broker().set(SWEPT, 1, px=int(env.LEASE_S * 1000))
 
 
 @shared_task(name="jobs.delete_expired")

@@ -8,7 +8,7 @@ from workers.protocols import GenerateRequest, Outcome, Refused, Sampling
 from workers.tasks.claimed import JobRun, job_task
 from workers.tasks.runtime import have_adapter, runtime
 
-TOGETHER = 2  # crashes beside others; then it may be this very job that takes a batch or a worker down
+TOGETHER = 2  # interruptions beside others; then it may be this very job that takes a batch or a worker down
 
 
 @job_task("workers.generate")
@@ -69,7 +69,7 @@ def _answer(job: JobRun, adapter: str | None) -> Outcome:
             sampling=Sampling(**{**asked, "max_tokens": max_tokens, "stop": tuple(asked.get("stop", ()))}),
             deadline=deadline.timestamp() if deadline else None,
             adapter=adapter,
-            alone=job.claim.job.crashes >= TOGETHER,
+            alone=job.claim.job.crashes + job.claim.job.lease_losses >= TOGETHER,
         ),
         job.write,
     )

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from apps.common import redis
 from apps.common.errors import Conflict, TooManyRequests
-from apps.jobs import dispatch, services, streams
+from apps.jobs import dispatch, services, streams, tasks
 from apps.jobs.metrics import INTERRUPTIONS
 from apps.jobs.models import Job, State
 from apps.jobs.selectors import job_list_for_user
@@ -336,6 +336,37 @@ def test_a_running_job_whose_worker_hangs_fails_well_after_its_deadline(sent: li
     assert services.job_fail_overdue() == 1
     with pytest.raises(services.LeaseLost):
         services.job_finish(claim=taken, state=State.SUCCEEDED)
+
+
+def test_leases_that_ran_out_while_nobody_looked_get_another_term(sent: list[str]) -> None:
+    job = claim(make()).job
+    ended = claim(make()).job
+
+    def expire() -> None:
+        Job.objects.filter(state=State.RUNNING).update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+
+    expire()
+    Job.objects.filter(id=ended.id).update(worker_died=True)
+    redis.broker().delete(tasks.SWEPT)
+    tasks.sweep()
+    job.refresh_from_db()
+    ended.refresh_from_db()
+    assert (job.state, job.lease_losses) == (State.RUNNING, 0)
+    assert job.lease_expires_at > timezone.now()
+    assert (ended.state, ended.crashes) == (State.QUEUED, 1)
+    expire()
+    tasks.sweep()
+    job.refresh_from_db()
+    assert (job.state, job.lease_losses) == (State.QUEUED, 1)
+
+
+def test_a_database_that_stood_still_costs_nobody_a_lease(sent: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    claim(make())
+    Job.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    with monkeypatch.context() as patched:
+        patched.setattr(services, "STILL_S", 0.0)  # any answer is too late
+        assert services.job_requeue_expired() == 0
+    assert services.job_requeue_expired() == 1
 
 
 def test_only_a_crash_is_charged_to_a_job_that_is_handed_back(sent: list[str]) -> None:
