@@ -40,8 +40,8 @@ def engine(tiny: LoadedModel, running: LocalEngine, monkeypatch: pytest.MonkeyPa
     return running
 
 
-def answered(content: str, max_tokens: int | None, overflow: str = "refuse") -> Job:
-    job = job_create(
+def asked_for(content: str, max_tokens: int | None, overflow: str = "refuse") -> Job:
+    return job_create(
         kind="chat",
         request={
             "messages": [{"role": "user", "content": content}],
@@ -49,6 +49,10 @@ def answered(content: str, max_tokens: int | None, overflow: str = "refuse") -> 
             "sampling": {"max_tokens": max_tokens, "temperature": 0, "stop": []},
         },
     )
+
+
+def answered(content: str, max_tokens: int | None, overflow: str = "refuse") -> Job:
+    job = asked_for(content, max_tokens, overflow)
     task.generate(str(job.id))
     job.refresh_from_db()
     return job
@@ -77,6 +81,33 @@ def test_what_cannot_fit_is_refused_in_openais_words(engine: LocalEngine, conten
     job = answered(content, max_tokens)
     assert (job.state, job.error["code"]) == (State.FAILED, "context_length_exceeded")
     assert f"maximum context length is {CONTEXT} tokens" in job.error["detail"]
+
+
+@pytest.mark.parametrize(
+    ("crashes", "lease_losses", "alone"), [(1, 0, False), (2, 0, True), (0, 2, True), (1, 1, True)]
+)
+def test_a_job_that_was_often_interrupted_runs_alone(
+    engine: LocalEngine,
+    tiny: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    crashes: int,
+    lease_losses: int,
+    alone: bool,
+) -> None:
+    asked: list[bool] = []
+
+    class Watched:
+        context_tokens = CONTEXT
+
+        def submit(self, request: GenerateRequest, on_delta: Any) -> Handle[Outcome]:
+            asked.append(request.alone)
+            return engine.submit(request, on_delta)
+
+    monkeypatch.setattr(task, "runtime", lambda: (tiny, Watched(), "cpu", "float32"))
+    job = asked_for("Tell a story.", 2)
+    Job.objects.filter(id=job.id).update(crashes=crashes, lease_losses=lease_losses)
+    task.generate(str(job.id))
+    assert asked == [alone]
 
 
 def test_a_limit_that_a_remote_server_tells_late_is_kept(
