@@ -92,6 +92,7 @@ class Heartbeat:
             self._tell(f"hold {token}")
         threading.Thread(target=self._listen, args=[self._process], name="heartbeat", daemon=True).start()
         threading.Thread(target=self._tick, args=[self._process], name="heartbeat-tick", daemon=True).start()
+        threading.Thread(target=self._hear, args=[self._process], name="heartbeat-silence", daemon=True).start()
 
     def _tell(self, line: str) -> None:
         try:
@@ -129,6 +130,11 @@ class Heartbeat:
                 logger.exception("what is watched cannot be seen")
             with self._lock:
                 self._tell(f"alive {stalled_s:.1f}")
+            time.sleep(TICK_S)
+
+    def _hear(self, process: subprocess.Popen[str]) -> None:
+        """End a process that is silent: on a thread that takes no lock, for whoever speaks to it may wait for ever."""
+        while process.poll() is None:
             if time.monotonic() - self._heard > SILENCE_S:
                 logger.warning("the heartbeat process is silent and is ended")
                 process.kill()
