@@ -13,7 +13,7 @@ from lyo import env
 
 MAX_MESSAGES = 2048
 MAX_TEXTS = 256
-MAX_LOGPROBS = 100_000  # of all tokens of all choices, with their alternatives
+MAX_LOGPROBS = 20_000  # of all tokens of all choices, with their alternatives
 MAX_TEXT_LENGTH = 32_000
 MAX_SCHEMA_LENGTH = 20_000
 DIMENSIONS = 384

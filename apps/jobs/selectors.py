@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Case, Count, IntegerField, Min, Q, QuerySet, When
+from django.db.models import Case, Count, IntegerField, JSONField, Min, Q, QuerySet, When
 from django.db.models.expressions import RawSQL
 from django.urls import reverse
 from django.utils import timezone
@@ -14,6 +14,7 @@ from rest_framework.exceptions import NotFound
 
 from apps.common.streaming import paged
 from apps.jobs.models import Job, State
+from apps.jobs.streams import LARGE
 from apps.users.models import User
 
 OVERDUE = timedelta(minutes=5)
@@ -53,6 +54,15 @@ def job_list_for_user(*, user: User) -> QuerySet[Job]:
 def job_get_for_user(*, user: User, job_id: UUID) -> Job:
     """The user's job; raises `NotFound` for a foreign or unknown id alike."""
     job = job_list_for_user(user=user).filter(id=job_id).first()
+    if job is None:
+        raise NotFound
+    return job
+
+
+def job_told(*, user: User, job_id: UUID) -> Job:
+    """The user's job with `told`: its result, without what is large in it; raises `NotFound`."""
+    told = RawSQL("jobs_job.result - %s::text[]", [list(LARGE)], output_field=JSONField())
+    job = job_list_for_user(user=user).defer("request", "result").annotate(told=told).filter(id=job_id).first()
     if job is None:
         raise NotFound
     return job

@@ -27,7 +27,11 @@ class ListedJobSerializer(serializers.ModelSerializer[Job]):
 
 
 class JobSerializer(ListedJobSerializer):
-    result = serializers.DictField(allow_null=True, help_text="What came of it; its fields depend on the kind.")
+    result = serializers.DictField(
+        source="told",
+        allow_null=True,
+        help_text="What came of it, but for vectors and log-probabilities; its fields depend on the kind.",
+    )
 
     class Meta(ListedJobSerializer.Meta):
         fields = (*ListedJobSerializer.Meta.fields, "result")

@@ -36,7 +36,7 @@ OVERDUE = timedelta(seconds=30)  # what a running job's own worker has to notice
 BATCH = 500  # rows that one sweep takes
 OWN_SHARE = 0.25  # of a queue's free places that a user's waiting jobs may equal in number
 ROLE_SHARE = 0.9  # of a queue that learners, or teachers, or staff may fill: the others always find a place
-TEXT = ("messages", "input", "text")  # of a request: what somebody wrote
+TEXT = ("messages", "input", "text", "stop", "json_schema")  # of a request and its sampling: what somebody wrote
 NOT_REFUSED = ("deadline_exceeded", "remote_unavailable", "adapters_full")  # codes of jobs that may be tried again
 
 # kind -> what apps do when such a job ends, in the same transaction; what they return is added to the result.
@@ -391,9 +391,12 @@ def _change(change: str, condition: str, days: int, **values: Any) -> int:
 
 def _without_text(request: dict[str, Any]) -> dict[str, Any]:
     """What is kept of the request of a job that was refused: nothing that somebody wrote."""
-    text = [name for name in TEXT if name in request]
-    kept = {name: value for name, value in request.items() if name not in text}
-    return {**kept, "removed": text} if text else request
+    sampling = request.get("sampling", {})
+    removed = [name for name in TEXT if request.get(name) or sampling.get(name)]
+    kept = {name: value for name, value in request.items() if name not in removed}
+    if sampling:
+        kept["sampling"] = {name: value for name, value in sampling.items() if name not in removed}
+    return {**kept, "removed": removed} if removed else request
 
 
 def _queued_again() -> dict[str, Any]:

@@ -32,7 +32,8 @@ from lyo import env
 
 logger = structlog.get_logger(__name__)
 
-UNTOLD = ("text", "logprobs", "vectors")
+LARGE = ("logprobs", "vectors")  # parts of results that only the answer itself has
+UNTOLD = ("text", *LARGE)
 CAP = 16_384  # entries; more than any answer has tokens
 TERMINAL_EVENTS = {State.SUCCEEDED: "done", State.CANCELLED: "cancelled", State.FAILED: "error", State.ERRORED: "error"}
 SEALED, FENCED = -1, -2  # replies of APPEND

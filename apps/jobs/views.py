@@ -33,7 +33,7 @@ class JobDetail(ApiView):
     @extend_schema(responses=JobSerializer)
     def get(self, request: AuthenticatedRequest, job_id: UUID) -> Response:
         """One job: its state, its place in the queue, and what came of it."""
-        return Response(JobSerializer(selectors.job_get_for_user(user=request.user, job_id=job_id)).data)
+        return Response(JobSerializer(selectors.job_told(user=request.user, job_id=job_id)).data)
 
 
 class JobCancel(ApiView):
@@ -41,7 +41,7 @@ class JobCancel(ApiView):
     def post(self, request: AuthenticatedRequest, job_id: UUID) -> Response:
         """Cancel a job that has not ended; an ended one stays as it is."""
         services.job_cancel(job=selectors.job_get_for_user(user=request.user, job_id=job_id))
-        return Response(JobSerializer(selectors.job_get_for_user(user=request.user, job_id=job_id)).data)
+        return Response(JobSerializer(selectors.job_told(user=request.user, job_id=job_id)).data)
 
 
 class JobEvents(ApiView):

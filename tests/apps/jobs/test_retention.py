@@ -77,6 +77,10 @@ def aged(job: Job, **time: float) -> None:
     ("request_", "kept"),
     [
         ({"messages": [SECRET], "sampling": {"seed": 1}}, {"sampling": {"seed": 1}, "removed": ["messages"]}),
+        (
+            {"messages": [SECRET], "sampling": {"seed": 1, "stop": [SECRET], "json_schema": SECRET}},
+            {"sampling": {"seed": 1}, "removed": ["messages", "stop", "json_schema"]},
+        ),
         ({"input": [SECRET]}, {"removed": ["input"]}),
         ({"text": SECRET}, {"removed": ["text"]}),
         ({"run": "id"}, {"run": "id"}),
@@ -194,10 +198,10 @@ def test_a_statement_deletes_or_changes_some_rows_only(ada: User, batches_of_thr
 
 
 def test_the_list_of_jobs_has_no_requests_and_no_results(client: APIClient, ada: User) -> None:
-    job = ended(ada, result={"vectors": ["x"]})
+    job = ended(ada, result={"text": "x", "vectors": ["x"], "logprobs": [1]})
     (row,) = client.get("/api/v1/jobs").json()["results"]
     whole = client.get(f"/api/v1/jobs/{job.id}").json()
-    assert whole["result"] == {"vectors": ["x"]}
+    assert whole["result"] == {"text": "x"}
     assert row == {name: value for name, value in whole.items() if name != "result"}
 
 
