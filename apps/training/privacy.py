@@ -31,6 +31,9 @@ CONSTANTS = ("role", "level", "current_level")  # fields whose values are ours
 MIN_NAME = 3  # shorter ones are variables more often than people
 
 
+Mask = Callable[[str, tuple[str, ...]], str]
+
+
 def mask(text: str, names: Iterable[str] = ()) -> str:
     """`text` without personal data; `names` are masked as whole words, whatever their case."""
     text = USER_INFO.sub("<CREDENTIALS>", text)
@@ -46,14 +49,14 @@ def mask(text: str, names: Iterable[str] = ()) -> str:
     return text
 
 
-def mask_record(value: Any, names: Iterable[str] = ()) -> Any:
-    """A JSON value with every text in it masked."""
+def mask_record(value: Any, names: Iterable[str] = (), masked: Mask = mask) -> Any:
+    """A JSON value with every text in it masked, by `mask` or what remembers its results."""
     if isinstance(value, str):
-        return mask(value, names)
+        return masked(value, tuple(names))
     if isinstance(value, list):
-        return [mask_record(item, names) for item in value]
+        return [mask_record(item, names, masked) for item in value]
     if isinstance(value, dict):
-        return {name: item if name in CONSTANTS else mask_record(item, names) for name, item in value.items()}
+        return {name: item if name in CONSTANTS else mask_record(item, names, masked) for name, item in value.items()}
     return value
 
 

@@ -1,10 +1,12 @@
 """How examples come, are judged, become data set versions, and go."""
 
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from itertools import count, islice
 from typing import IO, Any
@@ -47,7 +49,7 @@ from apps.training.models import (
     Split,
     State,
 )
-from apps.training.privacy import mask_record
+from apps.training.privacy import Mask, mask, mask_record
 from apps.training.selectors.data import evaluation_overlaps, example_get, versions_with
 from apps.training.similarity import Sketch, example_bands, examples_alike, problem_hash
 from apps.users.models import User
@@ -57,8 +59,9 @@ logger = structlog.get_logger(__name__)
 
 MAX_LINE = 2**18  # bytes; no context holds more
 BATCH = 500  # rows of one INSERT
-COLLECTED_AT_ONCE = 1000  # observations
-LOCKED_AT_ONCE = 20  # of these in one transaction, during which their learners' profiles are locked
+COLLECTING_S = 20.0  # that one collection may take: others wait for the worker, too
+MASKED_TEXTS = 512  # that it remembers: each answer is observed with the turns before it
+LOCKED_AT_ONCE = 20  # observations in one transaction, during which their learners' profiles are locked
 SETTLED = timedelta(seconds=30)  # after it, no transaction is open any more that may add something older
 FILE = "file"  # the source of what is imported
 STATISTICS = ("lines", "examples", "duplicates", "near_duplicates", "masked")  # of a file
@@ -72,9 +75,11 @@ def example_hash(format_: str, content: Record) -> str:
     return sha256(json.dumps([format_, content], sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def example_new(*, format_: str, record: Record, names: Iterable[str] = (), **fields: Any) -> Example:
+def example_new(
+    *, format_: str, record: Record, names: Iterable[str] = (), masked: Mask = mask, **fields: Any
+) -> Example:
     """An example that is not saved yet: masked, with all that is derived from its content."""
-    content = mask_record(record, names)
+    content = mask_record(record, names, masked)
     return Example(
         format=format_, original=record if content != record else None, **_derived(format_, content), **fields
     )
@@ -171,27 +176,35 @@ def examples_forget(source: str, ids: Sequence[UUID]) -> None:
 
 
 def examples_collect(*, source: str) -> Counter[str]:
-    """Make examples of what a source observed since the last time, up to a limit.
+    """Make examples of what a source observed since the last time.
 
     Counts each observation as `added`, `changed`, `unchanged`, `duplicate`, `overlaps` (an evaluation set), `invalid`
-    or `unconsented`. What takes long, reading and masking, is done before anybody's row is locked.
+    or `unconsented`. What takes long, reading and masking, is done before anybody's row is locked, and only for so
+    long: what is left then is collected the next time.
     """
     cursor, _ = Collection.objects.get_or_create(source=source, defaults={"until": EPOCH})
     until = timezone.now() - SETTLED
     if until <= cursor.until:
         return Counter()
-    observed = list(islice(sources[source](user_list_consenting(), cursor.until, until), COLLECTED_AT_ONCE))
-    learners = user_list_consenting().in_bulk({observation.learner_id for observation in observed})
-    drafts = [_draft(source, seen, learners.get(seen.learner_id)) for seen in observed]
-    whole = len(observed) < COLLECTED_AT_ONCE
+    observed = iter(sources[source](user_list_consenting(), cursor.until, until))
+    masked = lru_cache(maxsize=MASKED_TEXTS)(mask)
+    ends_at = time.monotonic() + COLLECTING_S
     outcomes: Counter[str] = Counter()
-    for start in range(0, max(len(drafts), 1), LOCKED_AT_ONCE):
-        some = drafts[start : start + LOCKED_AT_ONCE]
-        last = start + LOCKED_AT_ONCE >= len(drafts)
-        kept = _collect(cursor, some, until if whole and last else some[-1].seen.changed_at)
+    while some := list(islice(observed, LOCKED_AT_ONCE)):
+        learners = user_list_consenting().in_bulk({observation.learner_id for observation in some})
+        drafts: list[_Draft] = []
+        for seen in some:
+            drafts.append(_draft(source, seen, learners.get(seen.learner_id), masked))
+            if len(drafts) > 1 and time.monotonic() > ends_at:  # the first may be where the last collection ended
+                break
+        last = len(drafts) < LOCKED_AT_ONCE and len(drafts) == len(some)
+        kept = _collect(cursor, drafts, until if last else drafts[-1].seen.changed_at)
         if kept is None:
-            break
+            return outcomes
         outcomes += kept
+        if last or time.monotonic() > ends_at:
+            return outcomes
+    _collect(cursor, [], until)
     return outcomes
 
 
@@ -204,14 +217,14 @@ class _Draft:
     example: Example | None
 
 
-def _draft(source: str, seen: Observation, learner: User | None) -> _Draft:
+def _draft(source: str, seen: Observation, learner: User | None, masked: Mask = mask) -> _Draft:
     names = _names(learner) if learner else []
     try:
         format_, record = validate(seen.record)
     except Invalid:  # an empty answer, for one
         return _Draft(seen, names, None)
     about = {"task": seen.task, "subject": seen.subject, "source": source, "source_id": seen.id}
-    return _Draft(seen, names, example_new(format_=format_, record=record, names=names, **about))
+    return _Draft(seen, names, example_new(format_=format_, record=record, names=names, masked=masked, **about))
 
 
 @transaction.atomic

@@ -68,11 +68,11 @@ def test_nobodys_row_is_locked_while_what_they_said_is_masked(
     talk(ann, ("I am Annette. 2 + 2?", "Hello Annette: 4"))
     masked, mask = [], services.mask_record
 
-    def watched(record: Any, names: Any = ()) -> Any:
+    def watched(record: Any, *args: Any) -> Any:
         with psycopg.connect(**connection.get_connection_params()) as other:
             other.execute("SELECT 1 FROM users_user WHERE id = %s FOR UPDATE NOWAIT", [ann.id])
         masked.append(connection.in_atomic_block)
-        return mask(record, names)
+        return mask(record, *args)
 
     monkeypatch.setattr(services, "mask_record", watched)
     assert collected() == {"added": 1}
@@ -87,9 +87,9 @@ def test_a_name_that_changes_while_it_is_masked_is_masked_too(
     (answer,) = talk(ann, ("I am Zebulon. 2 + 2?", "Hello Zebulon: 4"))
     mask = services.mask_record
 
-    def renamed(record: Any, names: Any = ()) -> Any:
+    def renamed(record: Any, *args: Any) -> Any:
         User.objects.filter(id=ann.id).update(first_name="Zebulon")
-        return mask(record, names)
+        return mask(record, *args)
 
     monkeypatch.setattr(services, "mask_record", renamed)
     assert collected() == {"added": 1}
@@ -127,13 +127,22 @@ def test_what_was_collected_is_not_collected_again(ann: User, talk: Talk) -> Non
 def test_more_than_fits_into_one_run_is_left_for_the_next(
     ann: User, talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "COLLECTED_AT_ONCE", 2)
+    monkeypatch.setattr(services, "COLLECTING_S", 0)
     for number in range(3):
         talk(ann, (f"{number} + 2?", "?"), said_at=LONG_AGO + timedelta(seconds=number))
     assert collected() == {"added": 2}
     assert collected() == {"unchanged": 1, "added": 1}  # where the last run ended there may have been more
-    assert collected() == {"unchanged": 1}
     assert collected() == {}
+
+
+def test_what_was_said_once_is_masked_once_for_all_answers_that_follow(
+    ann: User, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk(ann, *((f"My number is 030 / 234 567 {number}.", "Thank you.") for number in range(10, 40)))
+    masked, mask = [], services.mask
+    monkeypatch.setattr(services, "mask", lambda text, names: masked.append(text) or mask(text, names))
+    assert collected() == {"added": 1, "duplicate": 29}
+    assert len(masked) == len(set(masked)) == 30 + 1 + 1  # questions, the one answer, the system's text
 
 
 def test_a_rating_makes_a_thumb_of_the_answer_and_its_end_a_conversation_again(ann: User, talk: Talk) -> None:
