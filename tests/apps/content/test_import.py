@@ -112,6 +112,11 @@ def test_sheets_of_every_kind_are_read_and_endings_may_be_capitals(tmp_path: Pat
         ("a.csv", b"key,title\na,One\na,Two\n", "a.csv, line 3: key: 'a' is that of a.csv, line 2, too."),
         (
             "a.jsonl",
+            b'{"key": "a", "title": "One"}\n{"key": "a ", "title": "Two"}',
+            "a.jsonl, line 2: key: 'a' is that of a.jsonl, line 1, too.",
+        ),
+        (
+            "a.jsonl",
             b'{"slug": "a", "name": "A", "subject": "math", "parent": "magic"}',
             "a.jsonl, line 1: parent: Object with slug=magic does not exist.",
         ),
