@@ -226,6 +226,30 @@ def test_a_track_of_exercism(tmp_path: Path) -> None:
     assert "<script>" not in long.body
 
 
+def test_nothing_that_a_track_says_is_passed_over(tmp_path: Path) -> None:
+    concept, practice = TRACK["exercises"]["concept"], TRACK["exercises"]["practice"]
+    track = {
+        **TRACK,
+        "concepts": [*TRACK["concepts"], {"slug": "loops", "name": "Rings"}],
+        "exercises": {
+            "concept": [*concept, {"slug": "bite", "name": "Bite", "concepts": ["jaws"], "prerequisites": ["teeth"]}],
+            "practice": [*practice, {**practice[0], "slug": "hiss"}, practice[0], {**practice[0], "practices": ["x"]}],
+        },
+    }
+    write(tmp_path / "config.json", track)
+    said = run(tmp_path, "--format", "exercism", "--skip-errors")
+    assert said.splitlines() == [
+        "config.json, concept 'loops': slug: 'loops' is that of 2 concepts.",
+        "config.json, concept exercise 3, 'bite': The track defines no concept 'jaws', 'teeth'.",
+        "config.json, practice exercise 3, 'hiss': key: 'exercism:snake:hiss' is that of config.json, "
+        "concept exercise 1, 'hiss', too.",
+        "config.json, practice exercise 4, 'long': key: 'exercism:snake:long' is that of config.json, "
+        "practice exercise 1, 'long', too.",
+        "config.json, practice exercise 5, 'long': The track defines no concept 'x'.",
+        "3 items added, 2 topics added",
+    ]
+
+
 COLLECTION = """<col:collection xmlns:col="http://cnx.rice.edu/collxml" xmlns:md="http://cnx.rice.edu/mdml">
 <col:metadata><md:title>Snakes</md:title><md:slug>snakes</md:slug><md:language>en</md:language>
 <md:license url="http://creativecommons.org/licenses/by/4.0/"/></col:metadata>
