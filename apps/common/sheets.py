@@ -16,6 +16,7 @@ from typing import IO, Any
 from openpyxl import Workbook, load_workbook
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.utils.exceptions import InvalidFileException
+from openpyxl.worksheet._reader import FORMULA_TAG, VALUE_TAG, WorkSheetParser
 
 csv.field_size_limit(10_000_000)  # the form of what is read says how long a cell may be
 
@@ -38,6 +39,7 @@ SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's own first line
 UNPACKED = 64 * 2**20  # bytes of a workbook: it is a .zip
 COLUMNS = 256
 CELL = 32_767  # characters of a workbook's cell
+UNKNOWN = object()  # the value of a formula that no program has worked out
 # What spreadsheets take for a formula, also behind what they skip, and in the wide forms of East Asia.
 FORMULA = re.compile("'*(?:[\t\r\n]|[\\s\ufeff\u200b]*[=+\\-@\uff1d\uff0b\uff0d\uff20])")
 ESCAPED = re.compile(f"'(?={FORMULA.pattern})")
@@ -176,7 +178,12 @@ def _workbook_rows(data: bytes) -> Iterator[tuple[int, list[str]]]:
         if len(sheets) > 1:
             raise BadSheet(f"it has {len(sheets)} sheets with something in them: keep one")
         for sheet in sheets:
-            for line, row in enumerate(_rows(sheet), start=1):
+            for line, row in _rows(sheet):
+                if UNKNOWN in row:
+                    raise BadSheet(
+                        f"line {line}: column {row.index(UNKNOWN) + 1} has a formula without its value: "
+                        "open the workbook in a spreadsheet program and save it"
+                    )
                 yield line, [_cell_text(value) for value in row]
     except BadSheet:
         raise
@@ -184,16 +191,31 @@ def _workbook_rows(data: bytes) -> Iterator[tuple[int, list[str]]]:
         raise BadSheet(f"it cannot be read as an .xlsx workbook: {error}") from error
 
 
-def _rows(sheet: Any) -> Iterator[tuple[Any, ...]]:
-    sheet.reset_dimensions()  # what the file says of its size may be anything
-    for line, row in enumerate(sheet.iter_rows(values_only=True), start=1):
-        if len(row) > COLUMNS:
-            raise BadSheet(f"line {line}: it has more than {COLUMNS} columns")
-        yield row
+class _Parser(WorkSheetParser):
+    def parse_cell(self, element: Any) -> dict[str, Any]:
+        """Set the value to `UNKNOWN` where openpyxl takes a formula without one for an empty cell."""
+        cell: dict[str, Any] = super().parse_cell(element)
+        if cell["value"] is None and element.find(FORMULA_TAG) is not None:
+            is_empty_text = element.get("t") == "str" and element.find(VALUE_TAG) is not None
+            cell["value"] = None if is_empty_text else UNKNOWN
+        return cell
+
+
+def _rows(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
+    """The rows that the file has, by their lines; what it says of the sheet's size is not read."""
+    book = sheet.parent
+    with sheet._get_source() as source:
+        formats = (book._date_formats, book._timedelta_formats)
+        for line, cells in _Parser(source, sheet._shared_strings, True, book.epoch, *formats).parse():
+            values = {cell["column"]: cell["value"] for cell in cells}
+            width = max(values, default=0)
+            if width > COLUMNS:
+                raise BadSheet(f"line {line}: it has more than {COLUMNS} columns")
+            yield line, [values.get(column) for column in range(1, width + 1)]
 
 
 def _is_filled(sheet: Any) -> bool:
-    return any(value is not None for row in _rows(sheet) for value in row)
+    return any(value is not None for _, row in _rows(sheet) for value in row)
 
 
 def _cell_text(value: Any) -> str:

@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 from django.contrib import admin, messages
@@ -9,7 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from import_export import fields, resources
 from import_export.admin import ImportExportModelAdmin
 from import_export.formats.base_formats import Format
-from import_export.widgets import ForeignKeyWidget, ManyToManyWidget
+from import_export.widgets import ForeignKeyWidget, IntegerWidget, ManyToManyWidget
 from tablib import Dataset
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
@@ -23,6 +24,7 @@ from apps.content.models import Course, Item, Lesson, Status, Topic, Unit
 from apps.content.selectors import enrichment_progress, may_change
 
 CIRCLE = "Its parents or its prerequisites lead back to the topic itself."
+WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,1000})(\.0+)?")
 EDUCATIONAL = {"teaches": "success", "entertains": "info"}
 
 
@@ -73,9 +75,24 @@ class Xlsx(Csv):
         return workbook_of(dataset.headers, dataset)
 
 
+class WholeNumberWidget(IntegerWidget):
+    def clean(self, value: Any, row: Any = None, **kwargs: Any) -> int | None:
+        """Raises `ValueError` for a text that is no whole number, which import-export would cut down to one."""
+        if self.is_empty(value):
+            return None
+        text = str(value).strip()
+        if not (number := WHOLE_NUMBER.fullmatch(text)):
+            raise ValueError(f"{text[:50]!r} is not a whole number.")
+        return int(number[1])
+
+
 class SheetResource(resources.ModelResource):
     """Rows by their keys. An error names the line and the column, and nothing that a sheet says is passed over."""
 
+    WIDGETS_MAP = {
+        kind: WholeNumberWidget if widget is IntegerWidget else widget
+        for kind, widget in resources.ModelResource.WIDGETS_MAP.items()
+    }
     TOPICS: tuple[str, ...] = ()  # columns that name topics
 
     def before_import(self, dataset: Any, **kwargs: Any) -> None:

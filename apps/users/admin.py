@@ -13,7 +13,7 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.forms import AdminPasswordChangeForm, AuthenticationForm, UserChangeForm, UserCreationForm
 
 from apps.common.throttles import LoginThrottle
-from apps.users import services
+from apps.users import selectors, services
 from apps.users.models import Role, Token, User
 
 
@@ -110,10 +110,13 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):  # type: ignore[type-arg]
         return all(request.user.has_perm(f"{one.content_type.app_label}.{one.codename}") for one in given)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[Any, Any, set[str], Any]:
-        """Who may delete a user may delete what is theirs, though the admin lets nobody delete it by itself."""
-        rows, counts, _, protected = super().get_deleted_objects(objs, request)
+        """Count what is theirs, of which there may be any amount, and list the users alone.
+
+        Who may delete a user may delete what is theirs, though the admin lets nobody delete it by itself.
+        """
         allowed = all(self.has_delete_permission(request, obj) for obj in objs)
-        return rows, counts, set() if allowed else {"user"}, protected
+        counts = selectors.deletion_counts(User.objects.filter(pk__in=[obj.pk for obj in objs]))
+        return [str(obj) for obj in objs], counts, set() if allowed else {"user"}, []
 
     def delete_model(self, request: HttpRequest, obj: User) -> None:
         services.user_erase(user=obj)

@@ -16,7 +16,6 @@ from apps.content.importers import Record, Unreadable, files_of
 
 ENDINGS = (".jsonl", ".csv", ".tsv", ".xlsx")
 KINDS = ("topic", "item", "course")
-KEYS = {"topic": "slug", "item": "key", "course": "key"}
 LISTS = ("topics", "tags")
 NUMBERS = ("duration",)
 
@@ -26,23 +25,10 @@ def read(path: Path) -> Iterator[Record]:
     if not files:
         raise Unreadable(f"{path} has no file that ends in {', '.join(ENDINGS)}")
     records = [record for file in files for record in _read_file(file)]
-    known: dict[tuple[str, Any], str] = {}
     for position, topic in enumerate(record for record in records if record.kind == "topic"):
         topic.fields.setdefault("position", position)
     for kind in KINDS:
-        for record in records:
-            if record.kind == kind:
-                yield _once(record, known)
-
-
-def _once(record: Record, known: dict[tuple[str, Any], str]) -> Record:
-    """The record, unless another of this import has its key: which of them is meant, nobody can know."""
-    name = KEYS[record.kind]
-    key = record.fields.get(name)
-    if record.error or not isinstance(key, str):
-        return record
-    first = known.setdefault((record.kind, key), record.place)
-    return record if first == record.place else Record(record.place, error=f"{name}: {key!r} is that of {first}, too.")
+        yield from (record for record in records if record.kind == kind)
 
 
 def _read_file(file: Path) -> Iterator[Record]:

@@ -5,6 +5,7 @@ exercise that teaches them; exercises become items.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,19 +28,26 @@ def read(path: Path) -> Iterator[Record]:
         exercises = {kind: list(track["exercises"].get(kind) or []) for kind in ("concept", "practice")}
         slug, name = str(track["slug"]), str(track["language"])
         concepts = {concept["slug"]: concept["name"] for concept in track.get("concepts", [])}
+        counts = Counter(concept["slug"] for concept in track.get("concepts", []))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Unreadable(f"{file} is no config.json of an Exercism track: {error!r}") from error
+    for concept, count in counts.items():
+        if count > 1:
+            yield Record(f"{file.name}, concept {concept!r}", error=f"slug: {concept!r} is that of {count} concepts.")
     yield from _topics(slug, concepts, [exercise for exercise in exercises["concept"] if isinstance(exercise, dict)])
     for kind, listed in exercises.items():
         for number, exercise in enumerate(listed, start=1):
             if not isinstance(exercise, dict):
                 yield Record(f"{file.name}, {kind} exercise {number}", error="It is no JSON object.")
                 continue
-            place = f"{file.name}, {kind} exercise {exercise.get('slug')!r}"
+            place = f"{file.name}, {kind} exercise {number}, {exercise.get('slug')!r}"
             if exercise.get("status") in SKIPPED:
                 continue
             try:
-                yield Record(place, "item", _item(file.parent, slug, name, kind, exercise, concepts))
+                if unknown := [repr(concept) for concept in _named(kind, exercise) if concept not in concepts]:
+                    yield Record(place, error=f"The track defines no concept {', '.join(unknown)}.")
+                    continue
+                yield Record(place, "item", _item(file.parent, slug, name, kind, exercise))
             except (KeyError, TypeError, OSError, BadSheet) as error:
                 yield Record(place, error=f"It cannot be read: {error!r}")
 
@@ -77,10 +85,17 @@ def _topics(track: str, concepts: dict[str, str], exercises: list[dict[str, Any]
         )
 
 
-def _item(
-    folder: Path, track: str, language: str, kind: str, exercise: dict[str, Any], concepts: dict[str, str]
-) -> dict[str, Any]:
-    trained = exercise["concepts"] if kind == "concept" else exercise.get("practices") or []
+def _named(kind: str, exercise: dict[str, Any]) -> list[str]:
+    """The concepts that are read of an exercise: those that it trains, and those that come before these."""
+    before = exercise.get("prerequisites") or [] if kind == "concept" else []
+    return list(dict.fromkeys([*_trained(kind, exercise), *before]))
+
+
+def _trained(kind: str, exercise: dict[str, Any]) -> list[str]:
+    return exercise["concepts"] if kind == "concept" else exercise.get("practices") or []
+
+
+def _item(folder: Path, track: str, language: str, kind: str, exercise: dict[str, Any]) -> dict[str, Any]:
     docs = folder / "exercises" / kind / exercise["slug"] / ".docs"
     texts = [decoded((docs / name).read_bytes()) for name in INSTRUCTIONS if (docs / name).is_file()]
     difficulty = exercise.get("difficulty", 1)
@@ -90,7 +105,7 @@ def _item(
         "body": MarkdownIt("commonmark", {"html": False}).render("\n\n".join(texts)),
         "kind": "exercise",
         "subject": Subject.PROGRAMMING.value,
-        "topics": [f"{track}-{concept}" for concept in trained if concept in concepts],
+        "topics": [f"{track}-{concept}" for concept in _trained(kind, exercise)],
         "level": next((level.value for most, level in LEVELS if difficulty <= most), Level.ADVANCED.value),
         "tags": [track, f"{kind} exercise"],
         "author": "Exercism",

@@ -43,6 +43,14 @@ def file_get(*, public_id: str) -> File:
         raise NotFound(f"There is no file {public_id[:50]!r}.") from error
 
 
+def file_chunks(file: File) -> Iterator[bytes]:
+    """Open what was uploaded, and read it bit by bit; raises `NotFound` at once where it is not there."""
+    try:
+        return iter(file.content.open().chunks())
+    except FileNotFoundError as error:
+        raise NotFound(f"The content of the file {file.public_id!r} is missing.") from error
+
+
 def file_list(*, limit: int, after: File | None = None, newest_first: bool = True) -> tuple[list[File], bool]:
     """Up to `limit` files that come after one, and whether there are more."""
     files = File.objects.order_by(*(("-created_at", "-id") if newest_first else ("created_at", "id")))

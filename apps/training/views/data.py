@@ -128,8 +128,7 @@ class FileContent(TrainingOpenAIView):
     )
     def get(self, request: AuthenticatedRequest, file_id: str) -> StreamingHttpResponse:
         """The bytes that were uploaded."""
-        file = selectors.file_get(public_id=file_id)
-        return streamed(iter(file.content.chunks()))
+        return streamed(selectors.file_chunks(selectors.file_get(public_id=file_id)))
 
 
 # --- examples and data set versions ---

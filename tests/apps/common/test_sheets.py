@@ -51,6 +51,35 @@ def test_a_workbook_is_read_whatever_its_cells_hold() -> None:
     assert sheet.rows == [(2, ["a", "3", "true", "0.5"]), (4, ["b", "", "", ""])]
 
 
+def with_cell(data: bytes, old: str, new: str) -> bytes:
+    """A workbook whose first sheet has other XML at one place."""
+    target = BytesIO()
+    with zipfile.ZipFile(BytesIO(data)) as given, zipfile.ZipFile(target, "w") as made:
+        for name in given.namelist():
+            part = given.read(name)
+            if name.endswith("sheet1.xml"):
+                assert part.count(old.encode()) == 1
+                part = part.replace(old.encode(), new.encode())
+            made.writestr(name, part)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("cell", ["<f>1+1</f><v />", "<f>1+1</f>", '<f t="shared" si="0" />', '<f t="dataTable" />'])
+def test_a_formula_without_its_value_is_refused_by_line_and_column(cell: str) -> None:
+    data = with_cell(workbook(["a", "b"], ["x", "=1+1"]), "<f>1+1</f><v />", cell)
+    with pytest.raises(BadSheet, match="line 2: column 2 has a formula without its value"):
+        sheet_of(data)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "value", "text"),
+    [("", "<v>2</v>", "2"), (' t="str"', "<v>two</v>", "two"), (' t="str"', "<v />", "")],
+)
+def test_a_formula_is_read_as_its_value(attributes: str, value: str, text: str) -> None:
+    data = with_cell(workbook(["a", "b"], ["x", "=1+1"]), '"B2"><f>1+1</f><v />', f'"B2"{attributes}><f>1+1</f>{value}')
+    assert sheet_of(data).rows == [(2, ["x", text])]
+
+
 def test_lines_are_those_of_the_file() -> None:
     sheet = sheet_of(b'sep=;\na;b\n"1\n2";x\n;\n3;y\n')
     assert sheet.rows == [(3, ["1\n2", "x"]), (6, ["3", "y"])]

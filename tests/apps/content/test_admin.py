@@ -164,6 +164,24 @@ def kept(client: Client, page: Any, model: str = "item") -> None:
             b'key,title,kind\na,"One\ntwo",lesson\nb,Two,song\n',
             "line 4, column kind: Value 'song' is not a valid choice.",
         ),
+        *(
+            (
+                "item",
+                b"key,title,duration\na,One,90\nb,Two," + text + b"\n",
+                f"line 3, column duration: {text.decode().strip(chr(34))!r} is not a whole number.",
+            )
+            for text in (b"12.7", b'"12,5"', b"abc", b"1_000", b"inf")
+        ),
+        (
+            "item",
+            b"key,title,duration\na,One,99999\n",
+            "line 2, column duration: Ensure this value is less than or equal to 86400.",
+        ),
+        (
+            "topic",
+            b"slug,name,subject,position\na,A,math,1.5\n",
+            "line 2, column position: '1.5' is not a whole number.",
+        ),
         ("topic", b"slug,name,subject,parent\na,A,math,magic\n", "line 2, column parent: There is no topic 'magic'."),
         (
             "topic",
@@ -182,6 +200,11 @@ def test_a_row_that_cannot_be_kept_whole_is_told_by_line_and_column(
     assert [text for row in rows for text in row.error.messages] == [error]
     assert "confirm_form" not in page.context
     assert (Item.objects.count(), Topic.objects.count()) == (0, 1)
+
+
+def test_whole_numbers_come_in_however_they_are_written(admin_client: Client) -> None:
+    kept(admin_client, uploaded(admin_client, b"key,title,duration\na,A,12\nb,B,12.0\nc,C, 12 \nd,D,\n"))
+    assert list(Item.objects.order_by("key").values_list("duration", flat=True)) == [12, 12, 12, None]
 
 
 @pytest.mark.parametrize(

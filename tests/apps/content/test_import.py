@@ -112,6 +112,11 @@ def test_sheets_of_every_kind_are_read_and_endings_may_be_capitals(tmp_path: Pat
         ("a.csv", b"key,title\na,One\na,Two\n", "a.csv, line 3: key: 'a' is that of a.csv, line 2, too."),
         (
             "a.jsonl",
+            b'{"key": "a", "title": "One"}\n{"key": "a ", "title": "Two"}',
+            "a.jsonl, line 2: key: 'a' is that of a.jsonl, line 1, too.",
+        ),
+        (
+            "a.jsonl",
             b'{"slug": "a", "name": "A", "subject": "math", "parent": "magic"}',
             "a.jsonl, line 1: parent: Object with slug=magic does not exist.",
         ),
@@ -219,6 +224,30 @@ def test_a_track_of_exercism(tmp_path: Path) -> None:
     )
     assert long.text == "Long\nWrite a loop.<script>evil()</script>"  # shown as text, not run
     assert "<script>" not in long.body
+
+
+def test_nothing_that_a_track_says_is_passed_over(tmp_path: Path) -> None:
+    concept, practice = TRACK["exercises"]["concept"], TRACK["exercises"]["practice"]
+    track = {
+        **TRACK,
+        "concepts": [*TRACK["concepts"], {"slug": "loops", "name": "Rings"}],
+        "exercises": {
+            "concept": [*concept, {"slug": "bite", "name": "Bite", "concepts": ["jaws"], "prerequisites": ["teeth"]}],
+            "practice": [*practice, {**practice[0], "slug": "hiss"}, practice[0], {**practice[0], "practices": ["x"]}],
+        },
+    }
+    write(tmp_path / "config.json", track)
+    said = run(tmp_path, "--format", "exercism", "--skip-errors")
+    assert said.splitlines() == [
+        "config.json, concept 'loops': slug: 'loops' is that of 2 concepts.",
+        "config.json, concept exercise 3, 'bite': The track defines no concept 'jaws', 'teeth'.",
+        "config.json, practice exercise 3, 'hiss': key: 'exercism:snake:hiss' is that of config.json, "
+        "concept exercise 1, 'hiss', too.",
+        "config.json, practice exercise 4, 'long': key: 'exercism:snake:long' is that of config.json, "
+        "practice exercise 1, 'long', too.",
+        "config.json, practice exercise 5, 'long': The track defines no concept 'x'.",
+        "3 items added, 2 topics added",
+    ]
 
 
 COLLECTION = """<col:collection xmlns:col="http://cnx.rice.edu/collxml" xmlns:md="http://cnx.rice.edu/mdml">

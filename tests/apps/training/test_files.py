@@ -91,6 +91,13 @@ def test_a_file_is_uploaded_listed_read_and_deleted(ai: openai.OpenAI, clerk: Us
             call(file.id)
 
 
+def test_a_file_whose_bytes_are_missing_is_not_found(ai: openai.OpenAI) -> None:
+    file = upload(ai, *GOOD)
+    default_storage.delete(File.objects.get().content.name)
+    with pytest.raises(openai.NotFoundError, match=f"The content of the file '{file.id}' is missing"):
+        ai.files.content(file.id)
+
+
 def test_a_broken_line_is_refused_by_its_number_and_nothing_is_kept(ai: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refusal:
         upload(ai, GOOD[0], b"", b'{"messages": [{"role": "user"}]}', GOOD[1])

@@ -1,13 +1,19 @@
+import re
 from io import StringIO
 from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
 from apps.common.throttles import LoginThrottle, TokenBucket
+from apps.content.models import Item
+from apps.feed.models import Event
+from apps.tutor.models import Conversation, Feedback, Message
 from apps.users import services
 from apps.users.models import Role, Token, User
 from lyo import env
@@ -90,6 +96,30 @@ def test_deleting_in_the_admin_erases_as_the_user_would(root: Client, ann: APICl
     assert root.post(f"{USERS}{ann.user.id}/delete/", {"post": "yes"}).status_code == 302
     root.post(USERS, {"action": "delete_selected", "_selected_action": [str(bob.user.id)], "post": "yes"})
     assert list(User.objects.values_list("username", flat=True)) == ["root"]
+
+
+def test_what_goes_with_a_user_is_counted_and_not_read(
+    root: Client, ann: APIClient, bob: APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "user_erase", lambda user: None)
+    item = Item.objects.create(title="Halves", user=ann.user)
+    Event.objects.bulk_create(Event(user=user, item=item, type="click") for user in [ann.user] * 3 + [bob.user])
+    talk = Conversation.objects.create(user=ann.user)
+    message = Message.objects.create(conversation=talk, position=0, role="user")
+    Feedback.objects.create(message=message, rating="up")
+    ours = {"users": 1, "tokens": 1, "events": 3, "conversations": 1, "messages": 1, "feedbacks": 1}
+    chosen = {"action": "delete_selected", "_selected_action": [ann.user.id, bob.user.id]}
+    with CaptureQueriesContext(connection) as queries:
+        one = root.get(f"{USERS}{ann.user.id}/delete/").context
+        both = root.post(USERS, chosen).context
+        root.post(f"{USERS}{ann.user.id}/delete/", {"post": "yes"})
+        root.post(USERS, {**chosen, "post": "yes"})
+    assert (dict(one["model_count"]), one["deleted_objects"]) == (ours, ["ann"])
+    assert dict(both["model_count"]) == {**ours, "users": 2, "tokens": 2, "events": 4}
+    assert [sorted(names) for names in both["deletable_objects"]] == [["ann", "bob"]]
+    reads = [query["sql"] for query in queries if re.search("FROM .(feed|tutor|jobs|training)_", query["sql"])]
+    assert reads
+    assert all(sql.startswith("SELECT COUNT(*)") for sql in reads)
 
 
 def test_ordinary_staff_cannot_make_themselves_superusers(root: Client, ann: APIClient) -> None:

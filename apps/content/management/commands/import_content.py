@@ -20,10 +20,10 @@ from apps.content.serializers import (
 )
 
 READERS = {"catalogue": catalogue.read, "exercism": exercism.read, "openstax": openstax.read}
-KEPT_BY: dict[str, tuple[type[StrictSerializer], Callable[..., services.Outcome]]] = {
-    "topic": (CatalogueTopicSerializer, services.topic_put),
-    "item": (CatalogueItemSerializer, services.item_put),
-    "course": (CatalogueCourseSerializer, services.course_put),
+KEPT_BY: dict[str, tuple[type[StrictSerializer], str, Callable[..., services.Outcome]]] = {  # with the name of the key
+    "topic": (CatalogueTopicSerializer, "slug", services.topic_put),
+    "item": (CatalogueItemSerializer, "key", services.item_put),
+    "course": (CatalogueCourseSerializer, "key", services.course_put),
 }
 SHIPPED = Path(__file__).parents[2] / "catalogue"
 SHOWN = 100  # errors
@@ -49,6 +49,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         done: Counter[str] = Counter()
         errors: list[str] = []
+        places: dict[tuple[str, str], str] = {}
         keeps = not options["dry_run"]
         try:
             with transaction.atomic():
@@ -56,7 +57,7 @@ class Command(BaseCommand):
                     if record.kind == "course":
                         errors += [f"{record.place}: {text}" for text in _lessons_missing(record)]
                     try:
-                        done[f"{record.kind}s {self._keep(record, options['subject'])}"] += 1
+                        done[f"{record.kind}s {self._keep(record, options['subject'], places)}"] += 1
                     except ValidationError as error:
                         errors += [f"{record.place}: {text}" for text in texts_of(error.detail)]
                     if number % EACH == 0:
@@ -78,14 +79,21 @@ class Command(BaseCommand):
         if errors and not options["skip_errors"]:
             raise CommandError(f"{len(errors)} errors: nothing was kept. Mend them, or repeat with --skip-errors.")
 
-    def _keep(self, record: Record, subject: str | None) -> str:
-        """Raises `ValidationError`."""
+    def _keep(self, record: Record, subject: str | None, places: dict[tuple[str, str], str]) -> str:
+        """Raises `ValidationError`, also where another record of this import has the key: nobody knows which is meant.
+
+        places: of the records that were read, by kind and key.
+        """
         if record.error:
             raise ValidationError(record.error)
-        serializer_class, put = KEPT_BY[record.kind]
+        serializer_class, name, put = KEPT_BY[record.kind]
         defaults = {"subject": subject} if subject and record.kind != "topic" else {}
         serializer = serializer_class(data={**defaults, **record.fields})
         serializer.is_valid(raise_exception=True)
+        key = serializer.validated_data[name]
+        if first := places.get((record.kind, key)):
+            raise ValidationError({name: f"{key!r} is that of {first}, too."})
+        places[record.kind, key] = record.place
         with transaction.atomic():
             return put(**serializer.validated_data)
 
