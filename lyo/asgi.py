@@ -9,8 +9,10 @@ that take one, for those who may use them (who is looked up first, so that a str
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -38,6 +40,7 @@ Send = Callable[[Message], Awaitable[None]]
 
 MB = 2**20
 STRANGERS_KB = 64
+LARGE_AT_ONCE = 32  # requests of a user with more than that, of each web process
 FORM_BYTES = 2**16  # of a multipart body, beside the file
 LINGER_S = 5.0  # for which a refused client may go on sending: who is cut off at once never reads why
 LINGER_BYTES = 4 * MB
@@ -62,36 +65,68 @@ class Handler(ASGIHandler):
         return request, response
 
 
+@dataclass(frozen=True)
+class Allowance:
+    """How many bytes a body may have, how what is past them is refused, and whose it is where it may be large."""
+
+    limit: int
+    past: Refusal
+    user_id: Any = None
+
+
 class Guard:
     """Passes requests on to `app`, and of each body no more than it may have."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
+        self.large: Counter[Any] = Counter()  # bodies in this process that may be large, by user
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        taken = 0
-
-        async def counted() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > limit:
-                raise past
-            return message
-
         try:
             if "\0" in scope["path"]:  # no name has one, and Postgres takes none
                 raise Refusal(404, "not_found", "No path has a NUL character.")
             declared = _declared(scope)
-            limit, past = await _limit(scope, declared)
-            if declared is not None and declared > limit:
-                raise past
-            await self.app(scope, counted, send)
+            allowance = await _allowance(scope, declared)
+            if declared is not None and declared > allowance.limit:
+                raise allowance.past
+            with self._among(allowance.user_id):
+                await self.app(scope, _counted(receive, allowance), send)
         except Refusal as refusal:
             await _refuse(refusal, scope["path"], receive, send)
+
+    @contextmanager
+    def _among(self, user_id: Any) -> Iterator[None]:
+        """Count a body that may be large while it is here; raises `Refusal` past the most of one user."""
+        if user_id is None:
+            yield
+            return
+        if self.large[user_id] >= LARGE_AT_ONCE:
+            why = f"You may send {LARGE_AT_ONCE} requests of more than {STRANGERS_KB} KB at a time."
+            raise Refusal(429, "throttled", why)
+        self.large[user_id] += 1
+        try:
+            yield
+        finally:
+            self.large[user_id] -= 1
+            if not self.large[user_id]:
+                del self.large[user_id]
+
+
+def _counted(receive: Receive, allowance: Allowance) -> Receive:
+    taken = 0
+
+    async def counted() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > allowance.limit:
+            raise allowance.past
+        return message
+
+    return counted
 
 
 def _declared(scope: Any) -> int | None:
@@ -102,26 +137,27 @@ def _declared(scope: Any) -> int | None:
     return int(headers.get(b"content-length", 0))
 
 
-async def _limit(scope: Any, declared: int | None) -> tuple[int, Refusal]:
-    """How many bytes the body may have from this client, and how what is past them is refused."""
+async def _allowance(scope: Any, declared: int | None) -> Allowance:
+    """What this client may send."""
     general = env.MAX_BODY_MB * MB
     too_large = Refusal(413, "request_too_large", f"A request body may have {env.MAX_BODY_MB} MB at most.")
     if declared is not None and declared <= STRANGERS_KB * 1024:
-        return declared, too_large
+        return Allowance(declared, too_large)
     try:
         user = await sync_to_async(_sender, thread_sensitive=False)(scope)
     except (OperationalError, InterfaceError) as error:
         raise Refusal(503, "service_unavailable", "The database does not answer.") from error
     if user is None:
         why = f"Only who is logged in may send more than {STRANGERS_KB} KB."
-        return STRANGERS_KB * 1024, Refusal(401, "not_authenticated", why)
+        return Allowance(STRANGERS_KB * 1024, Refusal(401, "not_authenticated", why))
     upload_mb, permission = _upload(scope["path"]) if scope["method"] == "POST" else (0, "")
     if not upload_mb:
-        return general, too_large
+        return Allowance(general, too_large, user.pk)
     if not (user.has_perm(permission) if permission else user.is_staff):
-        return general, Refusal(403, "permission_denied", f"You may not send more than {env.MAX_BODY_MB} MB.")
-    why = f"A file may have {upload_mb} MB at most."
-    return max(general, upload_mb * MB + FORM_BYTES), Refusal(413, "request_too_large", why)
+        past = Refusal(403, "permission_denied", f"You may not send more than {env.MAX_BODY_MB} MB.")
+        return Allowance(general, past, user.pk)
+    past = Refusal(413, "request_too_large", f"A file may have {upload_mb} MB at most.")
+    return Allowance(max(general, upload_mb * MB + FORM_BYTES), past, user.pk)
 
 
 def _upload(path: str) -> tuple[int, str]:
@@ -163,7 +199,7 @@ async def _refuse(refusal: Refusal, path: str, receive: Receive, send: Send) -> 
         (b"connection", b"close"),
     ]
     headers += [(b"www-authenticate", b"Bearer")] * (refusal.status == 401)
-    headers += [(b"retry-after", b"%d" % RETRY_AFTER_S)] * (refusal.status == 503)
+    headers += [(b"retry-after", b"%d" % RETRY_AFTER_S)] * (refusal.status in (429, 503))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": True})
     discarded = 0

@@ -15,8 +15,9 @@ from django.test import Client
 
 from apps.users.models import Role, User
 from apps.users.services import token_create
-from lyo import env
+from lyo import asgi, env
 from tests.apps.conftest import PASSWORD
+from tests.helpers import until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -111,6 +112,24 @@ def test_the_limits_are_exact(live: str, token: str) -> None:
     assert [register(of_strangers + 1, chunked) for chunked in (False, True)] == [401, 401]
     limit = env.MAX_BODY_MB * MB
     assert [ask(limit, False), ask(limit, True), ask(limit + 1, False), ask(limit + 1, True)] == [200, 200, 413, 413]
+
+
+def test_a_user_sends_few_large_bodies_at_a_time(live: str, token: str) -> None:
+    address = urlsplit(live)
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        half_sent = []
+        for _ in range(asgi.LARGE_AT_ONCE):
+            connection = stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=20))  # type: ignore[arg-type]
+            connection.sendall(head.encode())
+            half_sent.append(connection)
+        until(lambda: list(asgi.application.large.values()) == [asgi.LARGE_AT_ONCE])
+        headers = {"Authorization": f"Bearer {token}", **JSON}
+        answer = httpx.post(f"{live}/v1/embeddings", content=b" " * 100_000, headers=headers)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (429, "2")
+        assert httpx.get(f"{live}/api/v1/me", headers=headers).status_code == 200
+    until(lambda: not asgi.application.large)
+    assert httpx.post(f"{live}/v1/embeddings", content=b" " * 100_000, headers=headers).status_code == 400
 
 
 @pytest.mark.parametrize("pieces", [[b'{"username": "ada",', b' "password": "' + PASSWORD.encode() + b'"}'], []])
