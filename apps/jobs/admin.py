@@ -2,7 +2,9 @@ import json
 from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -22,6 +24,7 @@ from apps.common.formats import duration
 from apps.jobs import services
 from apps.jobs.dispatch import QUEUES, ROUTES
 from apps.jobs.models import ACTIVE, Job, State
+from apps.jobs.selectors import crontab_errors
 
 SHORT_ID = 8
 STATE_COLOURS = {
@@ -177,6 +180,13 @@ class PeriodicTaskForm(BeatPeriodicTaskForm):
         self.fields["regtask"].widget = TaskSelectWidget()
 
 
+class CrontabScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
+    def clean(self) -> dict[str, Any]:
+        if errors := crontab_errors(CrontabSchedule(**self.cleaned_data)):
+            raise ValidationError(errors)
+        return self.cleaned_data
+
+
 for model in (PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, ClockedSchedule):
     admin.site.unregister(model)
 
@@ -197,4 +207,4 @@ class IntervalScheduleAdmin(ModelAdmin):
 
 @admin.register(CrontabSchedule)
 class CrontabScheduleAdmin(BeatCrontabScheduleAdmin, ModelAdmin):
-    pass
+    form = CrontabScheduleForm
