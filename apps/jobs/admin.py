@@ -199,6 +199,23 @@ class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
     list_select_related = ("interval", "crontab")
     date_hierarchy = None
 
+    # As they are there, but not for those who may only look.
+    @admin.action(description="Enable", permissions=["change"])
+    def enable_tasks(self, request: HttpRequest, tasks: QuerySet[PeriodicTask]) -> None:
+        super().enable_tasks(request, tasks)
+
+    @admin.action(description="Disable", permissions=["change"])
+    def disable_tasks(self, request: HttpRequest, tasks: QuerySet[PeriodicTask]) -> None:
+        super().disable_tasks(request, tasks)
+
+    @admin.action(description="Enable those that are disabled, and disable the others", permissions=["change"])
+    def toggle_tasks(self, request: HttpRequest, tasks: QuerySet[PeriodicTask]) -> None:
+        super().toggle_tasks(request, tasks)
+
+    @admin.action(description="Run now", permissions=["change"])
+    def run_tasks(self, request: HttpRequest, tasks: QuerySet[PeriodicTask]) -> None:
+        super().run_tasks(request, tasks)
+
 
 @admin.register(IntervalSchedule)
 class IntervalScheduleAdmin(ModelAdmin):
