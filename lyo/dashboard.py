@@ -18,7 +18,7 @@ from django_celery_beat.models import PeriodicTask
 from apps.common.formats import duration
 from apps.jobs.dispatch import QUEUES
 from apps.jobs.models import Job, State
-from apps.jobs.selectors import queue_depths, schedules_never_due, schedules_overdue
+from apps.jobs.selectors import queue_depths, schedules_disabled, schedules_never_due, schedules_overdue
 from lyo import env
 from lyo.ops import Check, readiness
 
@@ -132,6 +132,8 @@ def _notices(
     for task, late in schedules_overdue():
         level = RED if late > STALE else AMBER
         notice(level, f"{task.name} should have run {duration(late)} ago", _schedule_url(task))
+    for task in schedules_disabled():
+        notice(AMBER, f"{task.name} is disabled, and Lyo counts on it", _schedule_url(task))
     return sorted(notices, key=lambda notice: list(LABELS).index(notice["level"]))
 
 

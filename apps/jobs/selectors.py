@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from celery.schedules import ParseException
+from django.conf import settings
 from django.db.models import Case, Count, IntegerField, Min, Q, QuerySet, When
 from django.db.models.expressions import RawSQL
 from django.urls import reverse
@@ -118,6 +119,11 @@ def schedules_never_due() -> list[tuple[PeriodicTask, str]]:
     """The enabled schedules that beat leaves out without a word because their crontab names no time, and why not."""
     tasks = PeriodicTask.objects.filter(enabled=True).exclude(crontab=None).order_by("name").select_related("crontab")
     return [(task, " ".join(errors.values())) for task in tasks if (errors := crontab_errors(task.crontab))]
+
+
+def schedules_disabled() -> list[PeriodicTask]:
+    """The schedules of the settings that somebody has disabled."""
+    return list(PeriodicTask.objects.filter(enabled=False, name__in=settings.CELERY_BEAT_SCHEDULE).order_by("name"))
 
 
 def crontab_errors(crontab: CrontabSchedule | None) -> dict[str, str]:

@@ -26,7 +26,7 @@ from lyo.ops import Check
 
 JOBS = "/admin/jobs/job/"
 LIST_QUERIES = 4  # session, user, count, rows
-OVERVIEW_QUERIES = 9  # session, user, queues, minutes, two of schedules, waits, workers, failures
+OVERVIEW_QUERIES = 10  # session, user, queues, minutes, three of schedules, waits, workers, failures
 
 
 @pytest.fixture
@@ -484,3 +484,10 @@ def test_overview_tells_of_a_schedule_that_is_never_due(admin_client: Client) ->
     task.enabled = False
     task.save()
     assert notices(admin_client) == []
+
+
+def test_overview_tells_of_a_disabled_schedule_that_is_shipped(admin_client: Client) -> None:
+    hourly = IntervalSchedule.objects.create(every=1, period="hours")
+    for name in ("users.tidy", "training.look 7"):
+        PeriodicTask.objects.create(name=name, task="users.tidy", interval=hourly, enabled=False)
+    assert notices(admin_client) == [("warning", "users.tidy is disabled, and Lyo counts on it")]
