@@ -104,7 +104,7 @@ bench-fairness: .venv/bench.installed
 
 # Memory under an hour of mixed load; fails where it grows: make soak MINUTES=60
 soak: .venv/bench.installed
-	@$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),60)
+	@$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),60) $(BENCH)
 
 # The tutor that is shipped, trained anew: make tutor GSM8K=train.jsonl BRIDGE=train.jsonl, of their repositories' data.
 tutor: .venv/local.installed
