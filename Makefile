@@ -43,11 +43,12 @@ test: install
 nightly: install
 	@$(BIN)/python -m pytest --nightly
 
-# Nothing listens at these addresses: the checks read code, and production's settings.
-lint: export LYO_DATABASE_URL = postgres://lyo@127.0.0.1:1/lyo
-lint: export LYO_BROKER_URL = redis://127.0.0.1:1/0
-lint: export LYO_CACHE_URL = redis://127.0.0.1:1/1
-lint: export LYO_SECRET_KEY = not-a-secret:-only-long-and-varied-enough-to-pass-check-deploy
+# Nothing listens at these addresses: what these two run needs settings, and no server.
+lint tutor: export LYO_DATABASE_URL = postgres://lyo@127.0.0.1:1/lyo
+lint tutor: export LYO_BROKER_URL = redis://127.0.0.1:1/0
+lint tutor: export LYO_CACHE_URL = redis://127.0.0.1:1/1
+lint tutor: export LYO_SECRET_KEY = not-a-secret:-only-long-and-varied-enough-to-pass-check-deploy
+# The checks are of production's settings.
 lint: export LYO_HTTPS = true
 lint: export LYO_LOG_LEVEL = ERROR
 lint: install
@@ -103,7 +104,7 @@ bench-fairness: .venv/bench.installed
 
 # Memory under an hour of mixed load; fails where it grows: make soak MINUTES=60
 soak: .venv/bench.installed
-	@$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),60)
+	@$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),60) $(BENCH)
 
 # The tutor that is shipped, trained anew: make tutor GSM8K=train.jsonl BRIDGE=train.jsonl, of their repositories' data.
 tutor: .venv/local.installed

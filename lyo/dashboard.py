@@ -13,11 +13,12 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
+from django_celery_beat.models import PeriodicTask
 
 from apps.common.formats import duration
 from apps.jobs.dispatch import QUEUES
 from apps.jobs.models import Job, State
-from apps.jobs.selectors import queue_depths, schedules_overdue
+from apps.jobs.selectors import queue_depths, schedules_disabled, schedules_never_due, schedules_overdue
 from lyo import env
 from lyo.ops import Check, readiness
 
@@ -126,9 +127,13 @@ def _notices(
             level = RED if waits > red else AMBER
             text = f"{queue}: the oldest job has waited for {duration(waits)}"
             notice(level, text, _list_url(queue=queue, state__exact=State.QUEUED))
+    for task, why in schedules_never_due():
+        notice(RED, f"{task.name} is never due: {why}", _schedule_url(task))
     for task, late in schedules_overdue():
-        href = reverse("admin:django_celery_beat_periodictask_change", args=[task.pk])
-        notice(RED if late > STALE else AMBER, f"{task.name} should have run {duration(late)} ago", href)
+        level = RED if late > STALE else AMBER
+        notice(level, f"{task.name} should have run {duration(late)} ago", _schedule_url(task))
+    for task in schedules_disabled():
+        notice(AMBER, f"{task.name} is disabled, and Lyo counts on it", _schedule_url(task))
     return sorted(notices, key=lambda notice: list(LABELS).index(notice["level"]))
 
 
@@ -196,6 +201,10 @@ def _chart(labels: list[str], series: dict[State, list[int]]) -> str:
     """Stacked bars, as Chart.js takes them."""
     bars = [{"label": state.label, "data": data, "backgroundColor": COLOURS[state]} for state, data in series.items()]
     return json.dumps({"labels": labels, "datasets": bars})
+
+
+def _schedule_url(task: PeriodicTask) -> str:
+    return reverse("admin:django_celery_beat_periodictask_change", args=[task.pk])
 
 
 def _list_url(**filters: str) -> str:

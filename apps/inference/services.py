@@ -16,6 +16,7 @@ from apps.common.errors import Conflict, TooManyRequests
 from apps.common.retention import delete_in_batches
 from apps.common.throttles import GenerationThrottle
 from apps.common.tokens import require_room
+from apps.inference import store
 from apps.inference.metrics import ANSWERS, BASE, THUMBS
 from apps.inference.models import Adapter, Outcome, Route, RouteChange, SettledModel
 from apps.inference.selectors import (
@@ -28,7 +29,7 @@ from apps.inference.selectors import (
     routed,
 )
 from apps.jobs.dispatch import ROUTES
-from apps.jobs.models import Job, State
+from apps.jobs.models import ACTIVE, Job, State
 from apps.jobs.services import job_admit, job_create, job_find_repeat
 from apps.users.models import User
 from lyo import env
@@ -36,6 +37,7 @@ from lyo import env
 logger = structlog.get_logger(__name__)
 
 SEEDS = 2**63
+UPLOAD_AGE = timedelta(days=1)
 Action = RouteChange.Action
 
 
@@ -284,6 +286,22 @@ def outcome_delete_expired() -> int:
     limit = timezone.now() - timedelta(days=env.JOB_RETENTION_DAYS)
     oldest = Route.objects.aggregate(oldest=Min("canary_started_at"))["oldest"]
     return delete_in_batches(Outcome.objects.filter(asked_at__lt=min(limit, oldest or limit)))
+
+
+# --- uploads ---
+
+
+def uploads_delete_forgotten() -> int:
+    """Delete what was uploaded more than a day ago and no job is still to check; returns how many uploads.
+
+    The end of its job deletes an upload, unless the store did not answer then, or there never was a job.
+    """
+    old = set(store.uploads(before=timezone.now() - UPLOAD_AGE))
+    awaited = Job.objects.filter(state__in=ACTIVE, request__folder__in=old).values_list("request__folder", flat=True)
+    forgotten = old - set(awaited)
+    for folder in forgotten:
+        store.delete(folder)
+    return len(forgotten)
 
 
 # --- models of the settings ---

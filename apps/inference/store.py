@@ -6,11 +6,13 @@ Engines read LYO_ADAPTERS_DIR. In S3's case that is a worker's own, to which it 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from django.core.files import File
 from django.core.files.storage import FileSystemStorage, Storage, storages
+from django.utils import timezone
 
 from lyo import env
 
@@ -43,6 +45,23 @@ def get(folder: str, target: Path) -> None:
     for name in names(folder):
         with storage().open(f"{folder}/{name}") as file, (target / name).open("wb") as copy:
             shutil.copyfileobj(file, copy)
+
+
+def uploads(before: datetime) -> list[str]:
+    """The folders of uploads in which nothing has changed since `before`."""
+    try:
+        folders = [f"{INCOMING}/{name}" for name in storage().listdir(INCOMING)[0]]
+    except FileNotFoundError:
+        return []
+    return [folder for folder in folders if _changed_at(folder) < before]
+
+
+def _changed_at(folder: str) -> datetime:
+    """When the newest file of a folder was written; where there is none, the folder. Now, if it has just gone."""
+    try:
+        return max(storage().get_modified_time(f"{folder}/{name}".rstrip("/")) for name in names(folder) or [""])
+    except FileNotFoundError:
+        return timezone.now()
 
 
 def delete(folder: str) -> None:

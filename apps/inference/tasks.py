@@ -12,4 +12,6 @@ def watch_canaries() -> None:
 
 @shared_task(name="inference.delete_expired")
 def delete_expired() -> None:
+    """What is past its retention, and uploads that nobody is to check any more."""
     services.outcome_delete_expired()
+    services.uploads_delete_forgotten()

@@ -2,7 +2,9 @@ import json
 from typing import Any
 from uuid import UUID
 
+from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -22,6 +24,7 @@ from apps.common.formats import duration
 from apps.jobs import services
 from apps.jobs.dispatch import QUEUES, ROUTES
 from apps.jobs.models import ACTIVE, Job, State
+from apps.jobs.selectors import crontab_errors
 
 SHORT_ID = 8
 STATE_COLOURS = {
@@ -177,6 +180,13 @@ class PeriodicTaskForm(BeatPeriodicTaskForm):
         self.fields["regtask"].widget = TaskSelectWidget()
 
 
+class CrontabScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
+    def clean(self) -> dict[str, Any]:
+        if errors := crontab_errors(CrontabSchedule(**self.cleaned_data)):
+            raise ValidationError(errors)
+        return self.cleaned_data
+
+
 for model in (PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, ClockedSchedule):
     admin.site.unregister(model)
 
@@ -189,6 +199,23 @@ class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
     list_select_related = ("interval", "crontab")
     date_hierarchy = None
 
+    # As they are there, but not for those who may only look.
+    @admin.action(description="Enable", permissions=["change"])
+    def enable_tasks(self, request: HttpRequest, tasks: QuerySet[PeriodicTask]) -> None:
+        super().enable_tasks(request, tasks)
+
+    @admin.action(description="Disable", permissions=["change"])
+    def disable_tasks(self, request: HttpRequest, tasks: QuerySet[PeriodicTask]) -> None:
+        super().disable_tasks(request, tasks)
+
+    @admin.action(description="Enable those that are disabled, and disable the others", permissions=["change"])
+    def toggle_tasks(self, request: HttpRequest, tasks: QuerySet[PeriodicTask]) -> None:
+        super().toggle_tasks(request, tasks)
+
+    @admin.action(description="Run now", permissions=["change"])
+    def run_tasks(self, request: HttpRequest, tasks: QuerySet[PeriodicTask]) -> None:
+        super().run_tasks(request, tasks)
+
 
 @admin.register(IntervalSchedule)
 class IntervalScheduleAdmin(ModelAdmin):
@@ -197,4 +224,4 @@ class IntervalScheduleAdmin(ModelAdmin):
 
 @admin.register(CrontabSchedule)
 class CrontabScheduleAdmin(BeatCrontabScheduleAdmin, ModelAdmin):
-    pass
+    form = CrontabScheduleForm

@@ -5,11 +5,13 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from celery.schedules import ParseException
+from django.conf import settings
 from django.db.models import Case, Count, IntegerField, JSONField, Min, Q, QuerySet, When
 from django.db.models.expressions import RawSQL
 from django.urls import reverse
 from django.utils import timezone
-from django_celery_beat.models import PeriodicTask
+from django_celery_beat.models import CrontabSchedule, PeriodicTask
 from rest_framework.exceptions import NotFound
 
 from apps.common.streaming import paged
@@ -19,6 +21,7 @@ from apps.users.models import User
 
 OVERDUE = timedelta(minutes=5)
 SCHEDULES = ("interval", "crontab", "solar")
+CRONTAB_FIELDS = ("minute", "hour", "day_of_week", "month_of_year", "day_of_month")
 
 
 def turns(queue: str) -> str:
@@ -117,8 +120,33 @@ def schedules_overdue() -> list[tuple[PeriodicTask, timedelta]]:
     overdue = [
         (task, -task.schedule.remaining_estimate(task.last_run_at or task.date_changed))
         for task in tasks.exclude(expires__lt=now).exclude(start_time__gt=now).select_related(*SCHEDULES)
+        if not crontab_errors(task.crontab)
     ]
     return sorted(((task, late) for task, late in overdue if late > OVERDUE), key=lambda pair: pair[1], reverse=True)
+
+
+def schedules_never_due() -> list[tuple[PeriodicTask, str]]:
+    """The enabled schedules that beat leaves out without a word because their crontab names no time, and why not."""
+    tasks = PeriodicTask.objects.filter(enabled=True).exclude(crontab=None).order_by("name").select_related("crontab")
+    return [(task, " ".join(errors.values())) for task in tasks if (errors := crontab_errors(task.crontab))]
+
+
+def schedules_disabled() -> list[PeriodicTask]:
+    """The schedules of the settings that somebody has disabled."""
+    return list(PeriodicTask.objects.filter(enabled=False, name__in=settings.CELERY_BEAT_SCHEDULE).order_by("name"))
+
+
+def crontab_errors(crontab: CrontabSchedule | None) -> dict[str, str]:
+    """Why a crontab names no time, such as day 31 of month 2, by the field that is at fault; empty where it does."""
+    alone = [(name,) for name in CRONTAB_FIELDS]
+    for fields in (
+        (*alone, CRONTAB_FIELDS) if crontab else ()
+    ):  # each by itself, then whether its days are in its months
+        try:
+            CrontabSchedule(**{name: getattr(crontab, name) for name in fields}).schedule  # noqa: B018
+        except (ValueError, ParseException) as error:
+            return {fields[-1]: str(error)}
+    return {}
 
 
 def job_counts() -> dict[tuple[str, str], int]:

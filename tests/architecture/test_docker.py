@@ -96,6 +96,12 @@ def test_all_that_have_rankers_share_the_files() -> None:
             assert f"files:{folder}" in services[name]["volumes"], name
 
 
+def test_all_that_store_or_delete_adapters_share_them() -> None:
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    for name in ("web", "worker-default", "worker-generate", "worker-train"):
+        assert "models:/models" in services[name]["volumes"], name
+
+
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
 def test_every_queue_has_a_worker_and_a_health_check(profile: str) -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"].values()

@@ -5,9 +5,11 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import Group, Permission
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from rest_framework.test import APIClient
 
 from apps.common.views import HasPermission
@@ -130,6 +132,29 @@ def test_without_the_permissions_no_page_of_the_admin_is_open_to_staff() -> None
             if response.status_code not in (302, 403, 404, 405):
                 opened.append(f"{method} {url}: {response.status_code}")
     assert opened == []
+
+
+def test_every_action_of_the_admin_declares_the_permissions_that_it_asks_for() -> None:
+    declared, undeclared = [], []
+    for model, desk in admin.site._registry.items():
+        lists = (desk.actions_list, desk.actions_row, desk.actions_detail, desk.actions_submit_line)
+        named = [(name, getattr(desk, name)) for names in lists for name in desk._extract_action_names(names)]
+        for name, action in (*named, *((name, action) for action, name, _ in desk._get_base_actions())):
+            asks = getattr(action, "allowed_permissions", None)
+            (declared if asks else undeclared).append(f"{model._meta.label}: {name}")
+    assert undeclared == []
+    assert {"jobs.Job: cancel", "training.Run: pause_this", "inference.Route: roll_back"} < set(declared)
+
+
+def test_who_may_only_look_at_schedules_stops_none_of_them() -> None:
+    client = Client()
+    client.force_login(someone(Role.STAFF, "django_celery_beat.view_periodictask"))
+    hourly = IntervalSchedule.objects.create(every=1, period="hours")
+    task = PeriodicTask.objects.create(name="tidy", task="jobs.sweep", interval=hourly)
+    url = "/admin/django_celery_beat/periodictask/"
+    for action in ("disable_tasks", "toggle_tasks"):
+        client.post(url, {"action": action, "_selected_action": [task.pk]})
+        assert PeriodicTask.objects.get(pk=task.pk).enabled, action
 
 
 # --- groups ---

@@ -14,6 +14,7 @@ ENDS = {
     "train": "train.json",
     "feed": "GET /search, 1 concurrent",
     "fairness": "Lyo jobs, by turns",
+    "soak": "all bounds held",
 }
 
 

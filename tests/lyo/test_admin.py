@@ -26,7 +26,7 @@ from lyo.ops import Check
 
 JOBS = "/admin/jobs/job/"
 LIST_QUERIES = 4  # session, user, count, rows
-OVERVIEW_QUERIES = 8  # session, user, queues, minutes, schedules, waits, workers, failures
+OVERVIEW_QUERIES = 10  # session, user, queues, minutes, three of schedules, waits, workers, failures
 
 
 @pytest.fixture
@@ -258,6 +258,33 @@ def test_schedules_can_be_edited(admin_client: Client, model: str) -> None:
         assert admin_client.get(reverse(f"admin:django_celery_beat_{model}_{page}")).status_code == 200
 
 
+CRONTAB = {"minute": "0", "hour": "3", "day_of_month": "*", "month_of_year": "*", "day_of_week": "*", "timezone": "UTC"}
+TASKS = {"periodictask_set-TOTAL_FORMS": "0", "periodictask_set-INITIAL_FORMS": "0"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"day_of_month": "31", "month_of_year": "2"}, "day_of_month"),
+        ({"day_of_month": "31", "month_of_year": "4,6"}, "day_of_month"),
+        ({"day_of_week": "7"}, "day_of_week"),  # which beat does not know, though the validator does
+        ({"hour": "24"}, "hour"),
+        ({"minute": ","}, "minute"),
+        ({"day_of_month": "29", "month_of_year": "2"}, None),
+    ],
+)
+def test_a_crontab_that_names_no_time_is_refused_by_its_field(
+    admin_client: Client, changed: dict[str, str], field: str | None
+) -> None:
+    response = admin_client.post(
+        reverse("admin:django_celery_beat_crontabschedule_add"), {**CRONTAB, **TASKS, **changed}
+    )
+    assert response.status_code == (200 if field else 302)
+    assert CrontabSchedule.objects.exists() == (not field)
+    if field:
+        assert list(response.context["adminform"].form.errors) == [field]
+
+
 # --- the first page ---
 
 
@@ -446,3 +473,21 @@ def test_who_logs_in_is_led_somewhere(client: Client, admin_user: User) -> None:
     login = {"username": admin_user.username, "password": "password"}
     response = client.post("/admin/login/", login, follow=True)
     assert response.redirect_chain[-1] == ("/admin/", 302)
+
+
+def test_overview_tells_of_a_schedule_that_is_never_due(admin_client: Client) -> None:
+    crontab = CrontabSchedule.objects.create(day_of_month="31", month_of_year="2")
+    task = PeriodicTask.objects.create(name="yearly", task="jobs.tidy", crontab=crontab)
+    ((level, text),) = notices(admin_client)
+    assert (level, text.partition(": ")[0]) == ("danger", "yearly is never due")
+    assert "day_of_month '31' never occurs in month_of_year '2'" in text
+    task.enabled = False
+    task.save()
+    assert notices(admin_client) == []
+
+
+def test_overview_tells_of_a_disabled_schedule_that_is_shipped(admin_client: Client) -> None:
+    hourly = IntervalSchedule.objects.create(every=1, period="hours")
+    for name in ("users.tidy", "training.look 7"):
+        PeriodicTask.objects.create(name=name, task="users.tidy", interval=hourly, enabled=False)
+    assert notices(admin_client) == [("warning", "users.tidy is disabled, and Lyo counts on it")]

@@ -198,3 +198,13 @@ def test_without_a_database_one_line_says_so(target: Home) -> None:
     done = target.manage("backup", "--to", str(target.path / "never"))
     assert done.returncode == 1
     assert "The database does not answer: have `make run` running" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", [("backup", "--to"), ("restore", "--from")])
+def test_where_no_servers_are_known_one_line_says_so(tmp_path: Path, command: tuple[str, str]) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LYO_")}
+    run = [sys.executable, "manage.py", *command, str(tmp_path / "saved")]
+    environment = {**clean, "LYO_HOME": str(tmp_path)}
+    done = subprocess.run(run, cwd=env.BASE_DIR, env=environment, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, line.partition(". ")[0]) == (1, "No servers are known")

@@ -35,6 +35,7 @@ def test_the_edge_has_the_limits_of_the_web() -> None:
         "/api/v1/training/adapters": env.MAX_ADAPTER_MB,
         "/admin/": env.MAX_FILE_MB,
     }
+    assert re.findall(r"limit_\w+_zone (\S+)", text) == ["$client", "$server_port", "$client"]
     assert f"limit_conn address {env.CONNECTIONS_PER_ADDRESS};" in text
     assert f"limit_conn all {env.MAX_CONNECTIONS};" in text
     assert int(re.findall(r"proxy_read_timeout (\d+)s", text)[0]) > env.JOB_DEADLINE_S
@@ -56,6 +57,7 @@ def edge(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         "web:8000": f"127.0.0.1:{port}",
         "listen 8443 ssl;": f"listen 127.0.0.1:{listens} ssl{' http2' if old else ''};",
         "/etc/nginx/tls": str(home),
+        "location / {": "set_real_ip_from 127.0.0.1; location = /client { return 200 $client; }\nlocation / {",
         "/dev/stderr": str(home / "error.log"),
         **({"http2 on;": ""} if old else {}),
         **{f"{name} 20s;": f"{name} 1s;" for name in ("client_header_timeout", "client_body_timeout")},
@@ -128,3 +130,28 @@ def test_bodies_and_heads_are_bounded(edge: int) -> None:
 def test_half_a_request_is_closed(edge: int, rest: str) -> None:
     answer = said(connect(edge, rest.encode()))
     assert not answer or status(answer) in (400, 408)
+
+
+def counted_as(edge: int, *addresses: str) -> set[str]:
+    """By what the limits know those who come from these addresses."""
+    url = f"https://127.0.0.1:{edge}/client"
+    return {httpx.get(url, verify=False, headers={"X-Real-IP": address}).text for address in addresses}
+
+
+@needs_nginx
+def test_ipv4_is_counted_by_address_and_ipv6_by_network(edge: int) -> None:
+    addresses = ("192.0.2.1", "192.0.2.2", "::ffff:192.0.2.1")
+    assert counted_as(edge, *addresses) == {*addresses}
+    homes = {
+        "2001:db8:1:2": counted_as(
+            edge, *(f"2001:db8:1:2:{host}" for host in ("3:4:5:6", "ffff:0:0:1", ":1", "0:0:7:0"))
+        ),
+        "2001:db8:1:3": counted_as(edge, "2001:db8:1:3::1", "2001:db8:1:3:a:b:c:d"),
+        "2001:db8:0:1": counted_as(edge, "2001:db8:0:1:a:b:c:d", "2001:db8:0:1:e:f:a:b"),
+        "2001:db8:0:2": counted_as(edge, "2001:db8:0:2:a:b:c:d", "2001:db8:0:2:e:f:a:b"),
+        "2001:db8:0:0": counted_as(edge, "2001:db8::1", "2001:db8::a:b:c:d", "2001:db8::2:3"),
+        "2001:0:0:4": counted_as(edge, "2001::4:a:b:c:d", "2001::4:1:2:3:4"),
+        "0:0:0:0": counted_as(edge, "::1", "::a:b:c:d"),
+    }
+    assert [len(keys) for keys in homes.values()] == [1] * len(homes)
+    assert len(set.union(*homes.values())) == len(homes)

@@ -5,9 +5,11 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django_celery_beat.models import CrontabSchedule
 from unfold.admin import ModelAdmin, TabularInline
 
 from apps.common.serializers import texts_of
+from apps.jobs.selectors import crontab_errors
 from apps.training.admin.data import ReadOnly
 from apps.training.models import Schedule, Slot
 from apps.training.serializers.runs import RecipeSerializer
@@ -38,6 +40,12 @@ class SlotInline(ReadOnly, TabularInline):
 
 
 class ScheduleForm(forms.ModelForm):  # type: ignore[type-arg]
+    def clean_crontab(self) -> CrontabSchedule:
+        crontab = self.cleaned_data["crontab"]
+        if errors := crontab_errors(crontab):
+            raise ValidationError(list(errors.values()))
+        return crontab
+
     def clean_recipe(self) -> Any:
         """As the trainer would have it, so that a night's run does not fail of a slip of the pen."""
         given = self.cleaned_data["recipe"]

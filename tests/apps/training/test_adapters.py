@@ -1,6 +1,8 @@
 """The registry over REST: what is told of adapters, and promotion behind the gate."""
 
 import json
+import os
+import time
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -17,6 +19,7 @@ from rest_framework.test import APIClient
 from apps.inference import store
 from apps.inference.models import Adapter, Route, RouteChange
 from apps.inference.services import adapter_add
+from apps.inference.tasks import delete_expired
 from apps.jobs import services as jobs
 from apps.jobs.models import Job, State
 from apps.training.models import Evaluation
@@ -305,6 +308,24 @@ def test_an_upload_is_unpacked_and_waits_for_a_worker_to_check_it(
     with django_capture_on_commit_callbacks(execute=True):
         jobs.job_finish(claim=claim, state=State.FAILED, error={"code": "adapter_refused", "detail": "no"})
     assert list((kept / "incoming").iterdir()) == []
+
+
+def test_an_upload_that_nobody_is_to_check_any_more_is_deleted_after_a_day(desk: APIClient, kept: Path) -> None:
+    delete_expired()  # where nothing was ever uploaded
+    checks = [upload(desk, zipped(FILES), suffix=suffix).json()["job"]["id"] for suffix in ("ended", "waits", "new")]
+    ended, waits, new = (Job.objects.get(id=job).request["folder"] for job in checks)
+    Job.objects.filter(request__folder=ended).update(state=State.FAILED)
+    Job.objects.filter(request__folder=new).delete()
+    for name in ("jobless", "empty"):
+        (kept / "incoming" / name).mkdir()
+    (kept / "incoming" / "jobless" / "meta.json").write_text("{}")
+    yesterday = time.time() - 25 * 3600
+    for folder in (ended, waits, "incoming/jobless", "incoming/empty"):
+        for path in (*(kept / folder).iterdir(), kept / folder):
+            os.utime(path, (yesterday, yesterday))
+    delete_expired()
+    assert {path.name for path in (kept / "incoming").iterdir()} == {Path(waits).name, Path(new).name}
+    assert {path.name for path in (kept / waits).iterdir()} == set(FILES)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,13 @@ def test_a_recipe_that_cannot_be_trained_with_is_refused_by_its_field(
     assert not Schedule.objects.exists()
 
 
+def test_a_crontab_that_names_no_time_is_refused_by_its_field(admin_client: Client) -> None:
+    crontab = CrontabSchedule.objects.create(day_of_month="31", month_of_year="2")
+    response = admin_client.post(ADD, {**form("{}"), "crontab": crontab.id})
+    assert list(response.context["adminform"].form.errors) == ["crontab"]
+    assert not Schedule.objects.exists()
+
+
 @pytest.mark.parametrize("recipe", ["{}", "", '{"method": "kto", "r": 4, "max_steps": 20, "targets": ["q_proj"]}'])
 def test_a_good_recipe_is_kept(admin_client: Client, recipe: str) -> None:
     assert admin_client.post(ADD, form(recipe)).status_code == 302

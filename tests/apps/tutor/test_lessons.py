@@ -1,7 +1,10 @@
 """What the first tutor learns from is right, gives nothing away, and holds nothing of what it is judged by."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from fractions import Fraction
 from io import StringIO
@@ -14,6 +17,7 @@ from django.core.management import CommandError, call_command
 from apps.tutor.lessons import arithmetic, hints, programming
 from apps.tutor.lessons.sources import HELD_OUT, WordProblem, hint_dialogues, numbers, word_problems
 from apps.tutor.management.commands.make_lessons import LESSONS
+from lyo import env
 
 SETS = Path("apps/training/evaluation_sets")
 SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -120,3 +124,12 @@ def test_shipped_evaluation_sets_are_those_that_the_command_makes_and_not_learnt
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="nowhere"):
         call_command("make_lessons", gsm8k=tmp_path / "nowhere.jsonl", bridge=tmp_path, output=tmp_path)
+
+
+def test_make_tutor_needs_no_stack(tmp_path: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LYO_")}
+    files = [f"{name}={tmp_path / 'nowhere.jsonl'}" for name in ("GSM8K", "BRIDGE")]
+    run = ["make", "-o", ".venv/local.installed", "tutor", f"BIN={Path(sys.executable).parent}", *files]
+    environment = {**clean, "LYO_HOME": str(tmp_path)}
+    done = subprocess.run(run, cwd=env.BASE_DIR, env=environment, capture_output=True, text=True)
+    assert done.stderr.startswith(f"CommandError: {tmp_path / 'nowhere.jsonl'} is not there.")
