@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Iterator
 from decimal import Decimal
 from functools import lru_cache
-from threading import BoundedSemaphore
+from threading import BoundedSemaphore, Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 import structlog
 
-from apps.common.errors import ServiceUnavailable
+from apps.common.errors import ServiceUnavailable, TooManyRequests
 from apps.common.streaming import release_connection
 from lyo import env
 
@@ -41,17 +42,25 @@ DEMANDS = ("minLength", "minItems", "minProperties", "minContains")
 PATTERN_PART = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*+\]?|\{(?P<least>\d++)(?:,(?P<most>\d*+))?\}|.", re.DOTALL)
 
 _trials = BoundedSemaphore(TRIALS_AT_ONCE)
+_turns: WeakValueDictionary[Any, Lock] = WeakValueDictionary()  # of users who wait for a compiler
 
 
-def schema_fault(schema: dict[str, Any], text: str) -> str | None:
+def schema_fault(schema: dict[str, Any], text: str, *, user_id: Any) -> str | None:
     """What is wrong with a JSON schema, or costs too much, or is not supported; None where it can be followed.
 
-    `text` is the schema as compact JSON. Raises `ServiceUnavailable` where the machine is too busy to tell.
+    `text` is the schema as compact JSON. Each user's schemas are compiled one after another. Raises `TooManyRequests`
+    where others of the user take too long, and `ServiceUnavailable` where the machine is too busy to tell.
     """
     if fault := form_fault(schema):
         return fault
     release_connection()  # others need it more than who waits for a compiler
-    return compile_fault(text)
+    turn = _turns.setdefault(user_id, Lock())
+    if not turn.acquire(timeout=TURN_WAIT_S):
+        raise TooManyRequests("Other schemas of yours are being compiled.", wait=TURN_WAIT_S)
+    try:
+        return compile_fault(text)
+    finally:
+        turn.release()
 
 
 # --- its form ---

@@ -1,8 +1,9 @@
 """Compiles the JSON schema on standard input and writes what is wrong with it: `python -m apps.inference.schema_trial`.
 
-It dies of what costs more than `CPU_S` of time or `MEMORY_MB` beyond what it begins with.
+It dies of what costs more than `CPU_S` of time or `MEMORY_MB` beyond what it begins with, and lets others go first.
 """
 
+import os
 import resource
 import sys
 
@@ -10,10 +11,12 @@ import psutil
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 CPU_S = 1
+NICE = 10
 MEMORY_MB = 64
 
 
 def main() -> None:
+    os.nice(NICE)
     schema = sys.stdin.read()
     memory = psutil.Process().memory_info().vms + MEMORY_MB * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

@@ -4,11 +4,15 @@ import json
 import os
 import time
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 
+from apps.common.errors import TooManyRequests
+from apps.inference import json_schemas
 from apps.inference.json_schemas import compile_fault, form_fault, pattern_repeats, schema_fault
+from tests.helpers import until
 
 BOOK = {
     "type": "object",
@@ -38,7 +42,7 @@ def text_of(schema: dict[str, Any]) -> str:
 
 
 def test_an_ordinary_schema_passes() -> None:
-    assert schema_fault(BOOK, text_of(BOOK)) is None
+    assert schema_fault(BOOK, text_of(BOOK), user_id=1) is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_an_ordinary_schema_passes() -> None:
 )
 def test_a_schema_past_a_bound_is_told_which_and_where(schema: dict[str, Any], fault: str) -> None:
     assert form_fault(schema) == fault
-    assert schema_fault(schema, text_of(schema)) == fault
+    assert schema_fault(schema, text_of(schema), user_id=1) == fault
 
 
 @pytest.mark.parametrize(
@@ -114,6 +118,26 @@ def test_a_schema_is_compiled_once() -> None:
     hits = compile_fault.cache_info().hits
     assert compile_fault(text) is None
     assert compile_fault.cache_info().hits == hits + 1
+
+
+def test_a_user_s_schemas_are_compiled_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, go_on = [], Event()
+
+    def compile_slowly(text: str) -> None:
+        begun.append(text)
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(json_schemas, "compile_fault", compile_slowly)
+    monkeypatch.setattr(json_schemas, "TURN_WAIT_S", 0.1)
+    threads = [Thread(target=schema_fault, args=[{}, name], kwargs={"user_id": name[0]}) for name in ("a1", "b1")]
+    [thread.start() for thread in threads]
+    until(lambda: sorted(begun) == ["a1", "b1"])
+    with pytest.raises(TooManyRequests):
+        schema_fault({}, "a2", user_id="a")
+    go_on.set()
+    [thread.join() for thread in threads]
+    assert schema_fault({}, "a2", user_id="a") is None
+    assert sorted(begun) == ["a1", "a2", "b1"]
 
 
 def resident_mb() -> float:
