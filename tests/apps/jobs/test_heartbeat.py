@@ -5,14 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from django.db import connection
 from django.utils import timezone
 
-from apps.jobs import dispatch, services
+from apps.jobs import dispatch, services, watch
 from apps.jobs.models import Job
 from lyo import env
 from tests.helpers import until
@@ -139,3 +141,27 @@ def _runs(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_who_speaks_to_a_process_that_hangs_goes_on_with_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SILENCE_S", 3.0)
+    heartbeat = watch.Heartbeat()
+    heartbeat.hold(uuid4())
+    hung = heartbeat.pid
+    assert hung
+    os.kill(hung, signal.SIGSTOP)
+
+    def speak() -> None:
+        for _ in range(2000):  # more than a pipe takes
+            token = uuid4()
+            heartbeat.hold(token)
+            heartbeat.release(token)
+
+    thread = threading.Thread(target=speak, daemon=True)
+    thread.start()
+    until(lambda: heartbeat.pid not in (None, hung), 30)
+    thread.join(30)
+    assert not thread.is_alive()
+    monkeypatch.setattr(heartbeat, "_start", lambda: None)
+    assert heartbeat.pid
+    os.kill(heartbeat.pid, signal.SIGKILL)
