@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
+from math import prod
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import NamedTuple
 
 import torch
@@ -51,7 +53,7 @@ class KVStore:
         for layer, (heads, width) in self._shapes.items():  # layer by layer, so that little is held twice
             old = arena.pop(layer, ())
             # Zeros: a masked position weighs nothing, but nothing times an uninitialised NaN is NaN.
-            new = [torch.zeros(slots, length, heads, width, dtype=self.dtype, device=self.device) for _ in range(2)]
+            new = [zeros((slots, length, heads, width), self.dtype, self.device) for _ in range(2)]
             for source, target in zip(old, new, strict=False):
                 kept = min(len(source), slots)
                 target[:kept] = source[:kept]
@@ -69,6 +71,17 @@ class KVStore:
                 kept = tensor[one.slot, :tokens].clone()
                 tensor[one.slot, :tokens] = tensor[other.slot, :tokens]
                 tensor[other.slot, :tokens] = kept
+
+
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of zeros whose memory, on a CPU, goes back to the system with it: arenas that grew left a heap of holes.
+
+    What was never written takes none.
+    """
+    size = prod(shape) * dtype.itemsize
+    if device.type != "cpu" or not size:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap(-1, size, flags=MAP_PRIVATE | MAP_ANONYMOUS), dtype=dtype).view(shape)
 
 
 class Target(NamedTuple):

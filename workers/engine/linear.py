@@ -4,12 +4,16 @@ oneDNN lays bfloat16 weights out anew for every product that it is given plain o
 rows reads them at the memory's speed (measured: 13 ms against 21 for Gemma 3's output matrix).
 """
 
+import ctypes
 import platform
+import sys
+from mmap import PAGESIZE
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+MADV_PAGEOUT = 21  # of madvise(2); a kernel that does not know it does nothing
 ZERO_POINT = 128
 PACKED_FOR = 16  # rows that the packed layout is chosen for; others are multiplied with the same layout
 
@@ -29,6 +33,7 @@ class PackedLinear:
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR)
+        page_out(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
@@ -50,6 +55,7 @@ class Int8Linear:
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._scales = scales
         self._zeros = torch.zeros(len(scales), dtype=torch.int32)
+        page_out(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         scale = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True, dtype=torch.float32).clamp_(min=1e-12) / 127
@@ -59,6 +65,13 @@ class Int8Linear:
             rounded, 1.0, ZERO_POINT, *weights, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return y.mul_(scale)
+
+
+def page_out(weight: Tensor) -> None:
+    """Have a tensor that is seldom read from now on leave memory: that of a mapped file is read from there again."""
+    if weight.device.type == "cpu" and sys.platform == "linux":
+        begin = weight.data_ptr() // PAGESIZE * PAGESIZE
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(weight.nbytes), MADV_PAGEOUT)
 
 
 def packable(weight: Tensor) -> bool:
