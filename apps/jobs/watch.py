@@ -145,7 +145,7 @@ class Memory:
     """The memory of this process, for Prometheus; what was freed goes back to the system from time to time."""
 
     def __init__(self) -> None:
-        self.name = "beat"  # until a worker says otherwise
+        self.name = ""  # known once this process is ready
         self._process = psutil.Process()
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         self._trimmed_at = time.monotonic()
@@ -154,7 +154,8 @@ class Memory:
         if self._trim and time.monotonic() - self._trimmed_at > TRIM_S:
             self._trimmed_at = time.monotonic()
             self._trim(0)
-        RESIDENT.labels(self.name).set(self._process.memory_info().rss)
+        if self.name:
+            RESIDENT.labels(self.name).set(self._process.memory_info().rss)
 
 
 memory = Memory()
@@ -210,4 +211,5 @@ def watch_worker(sender: Any, **_: Any) -> None:
 
 @beat_init.connect
 def watch_beat(sender: Any, **_: Any) -> None:
+    memory.name = "beat"
     heartbeat.watch(lambda: time.monotonic() - sender.scheduler.ticked_at)
