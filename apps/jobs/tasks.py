@@ -19,11 +19,8 @@ SWEPT = "lyo:swept"  # there while the last sweep is less than a lease ago
 @shared_task(name="jobs.sweep")
 def sweep() -> None:
     """Requeue the jobs of dead workers, end what is past its deadline, resend lost messages."""
-    errands = [services.job_requeue_expired, services.job_fail_overdue, services.job_resend]
-    if not redis.broker().exists(SWEPT):
-        errands.insert(0, services.leases_prolong)
     failed = False
-    for errand in errands:
+    for errand in (after_a_pause, services.job_requeue_expired, services.job_fail_overdue, services.job_resend):
         try:
             errand()
         except Exception:  # one that fails must not keep the others from their work
@@ -31,6 +28,12 @@ def sweep() -> None:
             logger.exception("sweep failed", errand=errand.__name__)
     if not failed:
         redis.broker().set(SWEPT, 1, px=int(env.LEASE_S * 1000))
+
+
+def after_a_pause() -> None:
+    """Prolong leases where nobody has swept for as long as one lasts."""
+    if not redis.broker().exists(SWEPT):
+        services.leases_prolong()
 
 
 @shared_task(name="jobs.delete_expired")
