@@ -143,7 +143,8 @@ class SchemaField(serializers.Field[str, Any, Any, Any]):
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
         if len(text) > MAX_SCHEMA_LENGTH:
             self.fail("max_length")
-        if fault := schema_fault(data, text, user_id=self.context["request"].user.pk):
+        request = self.context.get("request")
+        if fault := schema_fault(data, text, user_id=request.user.pk if request else None):
             self.fail("unsupported_schema", fault=fault)
         return text
 
