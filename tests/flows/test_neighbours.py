@@ -62,7 +62,7 @@ def many_messages(learner: Learner) -> list[httpx.Response]:
 
 
 def large_embeddings(learner: Learner) -> list[httpx.Response]:
-    return [learner.http.post("/v1/embeddings", json={"model": "all-MiniLM-L6-v2", "input": ["word " * 1400] * 256})]
+    return [learner.http.post("/v1/embeddings", json={"model": "all-MiniLM-L6-v2", "input": ["word " * 1400] * 64})]
 
 
 @pytest.mark.parametrize("attack", [too_long, blanks, many_messages, large_embeddings])
