@@ -56,16 +56,17 @@ def job_list_for_user(*, user: User) -> QuerySet[Job]:
 
 def job_get_for_user(*, user: User, job_id: UUID) -> Job:
     """The user's job; raises `NotFound` for a foreign or unknown id alike."""
-    job = job_list_for_user(user=user).filter(id=job_id).first()
-    if job is None:
-        raise NotFound
-    return job
+    return _job_of(job_list_for_user(user=user), job_id)
 
 
 def job_told(*, user: User, job_id: UUID) -> Job:
     """The user's job with `told`: its result, without what is large in it; raises `NotFound`."""
     told = RawSQL("jobs_job.result - %s::text[]", [list(LARGE)], output_field=JSONField())
-    job = job_list_for_user(user=user).defer("request", "result").annotate(told=told).filter(id=job_id).first()
+    return _job_of(job_list_for_user(user=user).defer("result").annotate(told=told), job_id)
+
+
+def _job_of(jobs: QuerySet[Job], job_id: UUID) -> Job:
+    job = jobs.filter(id=job_id).first()
     if job is None:
         raise NotFound
     return job
@@ -138,15 +139,21 @@ def schedules_disabled() -> list[PeriodicTask]:
 
 def crontab_errors(crontab: CrontabSchedule | None) -> dict[str, str]:
     """Why a crontab names no time, such as day 31 of month 2, by the field that is at fault; empty where it does."""
-    alone = [(name,) for name in CRONTAB_FIELDS]
-    for fields in (
-        (*alone, CRONTAB_FIELDS) if crontab else ()
-    ):  # each by itself, then whether its days are in its months
-        try:
-            CrontabSchedule(**{name: getattr(crontab, name) for name in fields}).schedule  # noqa: B018
-        except (ValueError, ParseException) as error:
-            return {fields[-1]: str(error)}
-    return {}
+    if crontab is None or not (together := _crontab_error(crontab, *CRONTAB_FIELDS)):
+        return {}
+    for name in CRONTAB_FIELDS:
+        if error := _crontab_error(crontab, name):
+            return {name: error}
+    return {CRONTAB_FIELDS[-1]: together}  # its days are not in its months
+
+
+def _crontab_error(crontab: CrontabSchedule, *fields: str) -> str:
+    """What beat says against these fields of a crontab, the others being any."""
+    try:
+        CrontabSchedule(**{name: getattr(crontab, name) for name in fields}).schedule  # noqa: B018
+    except (ValueError, ParseException) as error:
+        return str(error)
+    return ""
 
 
 def job_counts() -> dict[tuple[str, str], int]:

@@ -40,7 +40,7 @@ class JobCancel(ApiView):
     @extend_schema(request=None, responses=JobSerializer)
     def post(self, request: AuthenticatedRequest, job_id: UUID) -> Response:
         """Cancel a job that has not ended; an ended one stays as it is."""
-        services.job_cancel(job=selectors.job_get_for_user(user=request.user, job_id=job_id))
+        services.job_cancel(job=selectors.job_told(user=request.user, job_id=job_id))
         return Response(JobSerializer(selectors.job_told(user=request.user, job_id=job_id)).data)
 
 
