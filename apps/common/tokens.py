@@ -12,6 +12,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from lyo import env
 
+TOO_LONG = "context_length_exceeded"  # the code of a refusal, here or by the worker
 TURN = 3  # the marks around a turn, and the line's end after it; its speaker's name is part of its text
 FRAME = 4  # the first token, and the head of the answer
 
@@ -36,4 +37,4 @@ def require_room(messages: Iterable[Mapping[str, Any]], *, field: str) -> None:
             f"This model's maximum context length is {env.CONTEXT_TOKENS} tokens, answer included; this takes at least "
             f"{least}."
         )
-        raise ValidationError({field: [ErrorDetail(problem, code="context_length_exceeded")]})
+        raise ValidationError({field: [ErrorDetail(problem, code=TOO_LONG)]})

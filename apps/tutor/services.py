@@ -9,7 +9,7 @@ from rest_framework.exceptions import ErrorDetail, NotFound, ValidationError
 from apps.common import examples
 from apps.common.constants import Task
 from apps.common.errors import Conflict
-from apps.common.tokens import require_room
+from apps.common.tokens import TOO_LONG, require_room
 from apps.inference.selectors import routed
 from apps.inference.services import outcome_rate
 from apps.jobs.models import ACTIVE, Job, State
@@ -23,7 +23,6 @@ from lyo import env
 JOB_KIND = "chat"
 QUEUE = "generate"
 TITLE_LENGTH = 80
-TOO_LONG = "context_length_exceeded"  # code of a refusal, here or by the worker
 
 
 @dataclass(frozen=True)
