@@ -190,7 +190,8 @@ def examples_collect(*, source: str) -> Counter[str]:
     masked = lru_cache(maxsize=MASKED_TEXTS)(mask)
     ends_at = time.monotonic() + COLLECTING_S
     outcomes: Counter[str] = Counter()
-    while some := list(islice(observed, LOCKED_AT_ONCE)):
+    while True:
+        some = list(islice(observed, LOCKED_AT_ONCE))
         learners = user_list_consenting().in_bulk({observation.learner_id for observation in some})
         drafts: list[_Draft] = []
         for seen in some:
@@ -199,13 +200,9 @@ def examples_collect(*, source: str) -> Counter[str]:
                 break
         last = len(drafts) < LOCKED_AT_ONCE and len(drafts) == len(some)
         kept = _collect(cursor, drafts, until if last else drafts[-1].seen.changed_at)
-        if kept is None:
+        outcomes += kept or Counter()
+        if kept is None or last or time.monotonic() > ends_at:
             return outcomes
-        outcomes += kept
-        if last or time.monotonic() > ends_at:
-            return outcomes
-    _collect(cursor, [], until)
-    return outcomes
 
 
 @dataclass(frozen=True)
