@@ -85,14 +85,15 @@ class Embedder:
 
         low = fast and best_dtype(torch.device(self._device)) == torch.bfloat16
         vectors: list[list[float]] = [[]] * len(texts)
-        beginnings, token_counts = zip(*map(self._begin, texts), strict=True) if texts else ((), ())
+        begun = [self._begin(text) for text in texts]
+        token_counts = [tokens for _, tokens in begun]
         for places in parts(token_counts):
-            part = [beginnings[index] for index in places]
+            part = [begun[index][0] for index in places]
             with self._turns.turn(urgent), torch.autocast(self._device, dtype=torch.bfloat16, enabled=low):
                 embedded = self._model.encode(part, normalize_embeddings=True, show_progress_bar=False)
             for index, vector in zip(places, embedded.tolist(), strict=True):
                 vectors[index] = vector
-        return Embeddings(vectors, list(token_counts))
+        return Embeddings(vectors, token_counts)
 
     def _begin(self, text: str) -> tuple[str, int]:
         """What of a text counts, and how many tokens all of it has. One text at a time: a token takes 160 bytes."""
