@@ -14,6 +14,7 @@ from psycopg.sql import SQL, Identifier
 from apps.users.ledger import account_hash
 from lyo import embedded, env
 from lyo.processes import Console, Supervisor
+from tests.helpers import environment_of_nobody
 
 PEOPLE = """
 from apps.content.services import item_create
@@ -44,9 +45,9 @@ class Home:
 
     def manage(self, *command: str) -> subprocess.CompletedProcess[str]:
         theirs = {"LYO_HOME": str(self.path), "LYO_ADAPTERS_DIR": str(self.adapters)}
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("LYO_")}
         run = [sys.executable, "manage.py", *command]
-        return subprocess.run(run, cwd=env.BASE_DIR, env={**ours, **theirs}, capture_output=True, text=True)
+        environment = {**environment_of_nobody(), **theirs}
+        return subprocess.run(run, cwd=env.BASE_DIR, env=environment, capture_output=True, text=True)
 
     def code(self, code: str) -> None:
         done = self.manage("shell", "-v", "0", "-c", code)
@@ -202,9 +203,8 @@ def test_without_a_database_one_line_says_so(target: Home) -> None:
 
 @pytest.mark.parametrize("command", [("backup", "--to"), ("restore", "--from")])
 def test_where_no_servers_are_known_one_line_says_so(tmp_path: Path, command: tuple[str, str]) -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LYO_")}
     run = [sys.executable, "manage.py", *command, str(tmp_path / "saved")]
-    environment = {**clean, "LYO_HOME": str(tmp_path)}
+    environment = {**environment_of_nobody(), "LYO_HOME": str(tmp_path)}
     done = subprocess.run(run, cwd=env.BASE_DIR, env=environment, capture_output=True, text=True)
     (line,) = done.stderr.splitlines()
     assert (done.returncode, line.partition(". ")[0]) == (1, "No servers are known")

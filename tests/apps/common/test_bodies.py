@@ -118,11 +118,9 @@ def test_a_user_sends_few_large_bodies_at_a_time(live: str, token: str) -> None:
     address = urlsplit(live)
     head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100000\r\n\r\n"
     with contextlib.ExitStack() as stack:
-        half_sent = []
         for _ in range(asgi.LARGE_AT_ONCE):
             connection = stack.enter_context(socket.create_connection((address.hostname, address.port), timeout=20))  # type: ignore[arg-type]
             connection.sendall(head.encode())
-            half_sent.append(connection)
         until(lambda: list(asgi.application.large.values()) == [asgi.LARGE_AT_ONCE])
         headers = {"Authorization": f"Bearer {token}", **JSON}
         answer = httpx.post(f"{live}/v1/embeddings", content=b" " * 100_000, headers=headers)

@@ -1,7 +1,6 @@
 """What the first tutor learns from is right, gives nothing away, and holds nothing of what it is judged by."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from apps.tutor.lessons import arithmetic, hints, programming
 from apps.tutor.lessons.sources import HELD_OUT, WordProblem, hint_dialogues, numbers, word_problems
 from apps.tutor.management.commands.make_lessons import LESSONS
 from lyo import env
+from tests.helpers import environment_of_nobody
 
 SETS = Path("apps/training/evaluation_sets")
 SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -127,9 +127,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_make_tutor_needs_no_stack(tmp_path: Path) -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LYO_")}
     files = [f"{name}={tmp_path / 'nowhere.jsonl'}" for name in ("GSM8K", "BRIDGE")]
     run = ["make", "-o", ".venv/local.installed", "tutor", f"BIN={Path(sys.executable).parent}", *files]
-    environment = {**clean, "LYO_HOME": str(tmp_path)}
+    environment = {**environment_of_nobody(), "LYO_HOME": str(tmp_path)}
     done = subprocess.run(run, cwd=env.BASE_DIR, env=environment, capture_output=True, text=True)
     assert done.stderr.startswith(f"CommandError: {tmp_path / 'nowhere.jsonl'} is not there.")

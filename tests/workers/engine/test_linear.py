@@ -1,12 +1,12 @@
 """Fast linear maps against plain ones."""
 
-import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.helpers import resident_mb
 from workers.engine.attention import zeros
 from workers.engine.linear import Int8Linear, Linear, PackedLinear, packable
 
@@ -43,13 +43,6 @@ def test_in_8_bits_no_row_changes_another() -> None:
     assert torch.equal(linear(torch.zeros(2, 640, dtype=torch.bfloat16)), torch.zeros(2, 768))
 
 
-def resident_mb(of: str) -> int:
-    """RssFile or RssAnon."""
-    found = re.search(rf"{of}:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) // 1024
-
-
 @needs_kernels
 @pytest.mark.parametrize("kind", [PackedLinear, Int8Linear])
 def test_of_weights_in_a_file_only_the_packed_ones_stay_in_memory(
@@ -58,19 +51,19 @@ def test_of_weights_in_a_file_only_the_packed_ones_stay_in_memory(
     save_file({"weight": torch.ones(8192, 4096, dtype=torch.bfloat16)}, tmp_path / "a.safetensors")
     weight = load_file(tmp_path / "a.safetensors")["weight"]
     kind(WEIGHT)  # oneDNN's own pages
-    before = resident_mb("RssFile")
+    before = resident_mb().of_files
     packed = kind(weight)
-    assert resident_mb("RssFile") - before < 16  # of 64
+    assert resident_mb().of_files - before < 16  # of 64
     assert packed(torch.ones(1, 4096, dtype=torch.bfloat16))[0, 0].item() == pytest.approx(4096)
     assert weight[8191, 4095] == 1  # and it is there when it is asked for
 
 
 def test_keys_and_values_that_are_freed_are_the_systems_at_once() -> None:
-    before = resident_mb("RssAnon")
+    before = resident_mb().own
     arenas = [zeros((64, 256, 1, 256), torch.bfloat16, torch.device("cpu")) for _ in range(16)]  # 8 MB each
-    assert resident_mb("RssAnon") - before < 8  # nothing is written yet
+    assert resident_mb().own - before < 8  # nothing is written yet
     for arena in arenas:
         arena.fill_(1)
-    assert resident_mb("RssAnon") - before > 120
+    assert resident_mb().own - before > 120
     del arena, arenas[1:]
-    assert resident_mb("RssAnon") - before < 24
+    assert resident_mb().own - before < 24
