@@ -478,7 +478,7 @@ def decoded_nll(model: SlotModel, pairs: Sequence[tuple[list[int], list[int]]]) 
             new = tokens[len(row.tokens) : max(asked, len(row.tokens) + 1)]
             reads.append(Read(row.place, len(row.tokens), new, (len(new) - 1,)))
             row.tokens += new
-        after = model.logits(model.forward(reads)).log_softmax(-1)
+        after = model.logits(model.forward(reads)).float().log_softmax(-1)
         logprobs += [float(after[i, tokens[len(row.tokens)]]) for i, (row, _, tokens) in enumerate(running)]
         for row, _, tokens in running:
             if len(row.tokens) == len(tokens) - 1:

@@ -99,8 +99,9 @@ class Gemma:
         return self._norm(x[batch.wanted], self._final_norm)
 
     def logits(self, states: Tensor) -> Tensor:
-        logits = self._output(states).float()
-        return logits if self._logit_softcap is None else torch.tanh(logits / self._logit_softcap) * self._logit_softcap
+        logits = self._output(states)
+        cap = self._logit_softcap
+        return logits if cap is None else torch.tanh(logits.float() / cap) * cap
 
     def _attention(
         self, layer: Layer, batch: Batch, x: Tensor, cos: Tensor, sin: Tensor, lora: LoraRows | None

@@ -18,7 +18,7 @@ from workers.engine.lora import Adapters
 from workers.engine.model import SlotModel
 from workers.engine.modules import Modules
 from workers.engine.request import Generation, Piece, Scoring, Ticket
-from workers.engine.sampling import SampledRow, likeliest, sample
+from workers.engine.sampling import SampledRow, likeliest, log_totals, sample
 from workers.engine.scheduler import Scheduler
 from workers.engine.text import token_logprob
 from workers.models.load import LoadedModel
@@ -358,7 +358,7 @@ class LocalEngine:
         return token_logprob(token, self._token_bytes(token), own, alternatives)
 
     def _score(self, ticket: Scoring, states: Tensor) -> None:
-        """Note the log-probabilities that the states tell; some rows of logits at a time, for each is a megabyte."""
+        """Note the log-probabilities that the states tell; some rows of logits at a time: half a megabyte each."""
         targets = ticket.targets()
         if targets:
             state, _, token = (torch.tensor(column, device=states.device) for column in zip(*targets, strict=True))
@@ -367,7 +367,7 @@ class LocalEngine:
                 logits = self._model.logits(states[first : first + SCORE_TOKENS])
                 here = (state >= first) & (state < first + SCORE_TOKENS)
                 rows = state[here] - first
-                values.append(logits[rows, token[here]] - logits.logsumexp(-1)[rows])
+                values.append(logits[rows, token[here]].float() - log_totals(logits)[rows])
             for (_, continuation, _), value in zip(targets, torch.cat(values).tolist(), strict=True):
                 ticket.scores[continuation].append(value)
         if ticket.complete:

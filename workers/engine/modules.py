@@ -48,8 +48,8 @@ class Modules:
         return self._run(batch.ids, batch.positions, Cached(batch))[batch.wanted]
 
     def logits(self, states: Tensor) -> Tensor:
-        logits = self._output(states).float()
-        return logits if self._softcap is None else torch.tanh(logits / self._softcap) * self._softcap
+        logits: Tensor = self._output(states)
+        return logits if self._softcap is None else torch.tanh(logits.float() / self._softcap) * self._softcap
 
     def _run(self, ids: Tensor, positions: Tensor, cache: "Cached | Probe") -> Tensor:
         """ids, positions: [tokens]. Returns [tokens, width]."""

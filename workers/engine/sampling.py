@@ -3,8 +3,8 @@
 In this order: penalties, grammar, temperature, `top_k`, `top_p` of what that leaves, `min_p`. A token as likely as the
 last one kept stays too.
 
-The logits of 32 rows of Gemma are 33 MB, so every pass over them counts. They are looked at in spans: one pass finds
-the peak of each, and the k likeliest tokens lie in the k spans with the highest peaks.
+The logits of 32 rows of Gemma are 17 MB, and 33 in float32, so every pass over them counts. They are looked at in
+spans: one pass finds the peak of each, and the k likeliest tokens lie in the k spans with the highest peaks.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,16 +48,16 @@ class SampledRow(NamedTuple):
 
 
 def sample(logits: Tensor, rows: Sequence[SampledRow]) -> list[int]:
-    """The next token of each row. logits: [rows, vocabulary], float32; they are not changed."""
+    """The next token of each row. logits: [rows, vocabulary], as the model gave them; they are not changed."""
     chosen = greatest(logits)
     for method in (take_likeliest, draw_from_all, draw_from_likeliest):
         group = [index for index, row in enumerate(rows) if row.method is method]
         if logits.is_cpu:  # one at a time: what is made of a row then stays in the processor's cache
             for i in group:
-                chosen[i] = method(adjusted(logits[i : i + 1], [rows[i]]), [rows[i]])
+                chosen[i] = method(adjusted(logits[i : i + 1].float(), [rows[i]]), [rows[i]])
         elif group:
             own = [rows[i] for i in group]
-            chosen[group] = method(adjusted(logits[group], own), own)
+            chosen[group] = method(adjusted(logits[group].float(), own), own)
     return chosen.tolist()
 
 
@@ -66,6 +66,7 @@ def likeliest(logits: Tensor, chosen: Sequence[int], count: int) -> list[tuple[f
 
     logits: [rows, vocabulary], as the model gave them.
     """
+    logits = logits.float()
     spans = in_spans(logits, -torch.inf)
     taken = spans.amax(-1).topk(min(count, spans.shape[1])).indices
     values, places = pick(spans, taken).topk(min(count, logits.shape[-1]))
@@ -73,6 +74,13 @@ def likeliest(logits: Tensor, chosen: Sequence[int], count: int) -> list[tuple[f
     own = logits.gather(1, torch.tensor(chosen, device=logits.device)[:, None]) - total
     ids, logprobs = tokens_at(taken, places).tolist(), (values - total).tolist()
     return [(mine, list(zip(*top, strict=True))) for mine, *top in zip(own[:, 0].tolist(), ids, logprobs, strict=True)]
+
+
+def log_totals(logits: Tensor) -> Tensor:
+    """Of each row the logarithm of what all tokens weigh, in float32: [rows]."""
+    if logits.is_cpu:  # one at a time, as in `sample`
+        return torch.stack([row.float().logsumexp(-1) for row in logits])
+    return logits.float().logsumexp(-1)
 
 
 def uniform(seed: int, position: int) -> float:
