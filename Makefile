@@ -103,7 +103,7 @@ bench-fairness: .venv/bench.installed
 	@$(BIN)/python -m tests.bench.fairness $(BENCH)
 
 # Memory under an hour of mixed load; fails where it grows: make soak MINUTES=60
-soak: .venv/bench.installed
+soak: .venv/local.installed
 	@$(BIN)/python -m tests.bench.soak --minutes $(or $(MINUTES),60) $(BENCH)
 
 # The tutor that is shipped, trained anew: make tutor GSM8K=train.jsonl BRIDGE=train.jsonl, of their repositories' data.

@@ -14,7 +14,7 @@ from torch.nn.functional import gelu
 from transformers import PreTrainedModel
 
 from workers.engine.attention import Batch, KVStore, Read, Window
-from workers.engine.linear import Int8Linear, Linear, PackedLinear, fastest, packable
+from workers.engine.linear import Embedding, Int8Linear, Linear, PackedLinear, fastest, packable, page_out
 from workers.engine.lora import Adapters, LoraRows, Part, Site
 
 FAMILIES = ("gemma2", "gemma3_text")
@@ -56,7 +56,6 @@ class Gemma:
         decoder: Any = module.get_decoder()
         self.vocabulary: int = config.vocab_size
         embedding: Any = module.get_input_embeddings()
-        self._embedding: Tensor = embedding.weight.data
         self._embedding_scale: float = config.hidden_size**0.5
         self._eps: float = config.rms_norm_eps
         self._heads: int = config.num_attention_heads
@@ -65,7 +64,7 @@ class Gemma:
         self._scale: float = config.query_pre_attn_scalar**-0.5
         self._softcap: float | None = config.attn_logit_softcapping
         self._logit_softcap: float | None = config.final_logit_softcapping
-        self.dtype, self.device = self._embedding.dtype, self._embedding.device
+        self.dtype, self.device = embedding.weight.dtype, embedding.weight.device
         self.adapters: Adapters | None = None
         self.sites: dict[str, Site] = {}  # what adapters may change
 
@@ -80,6 +79,7 @@ class Gemma:
         self._final_norm = norm_weight(decoder.norm)
         output = module.get_output_embeddings().weight.data
         self._output = Int8Linear(output) if int8_output and packable(output) else fastest(output)
+        self._embedding = Embedding(embedding.weight.data, stays=isinstance(self._output, Linear))
         self.numerics = "int8" if isinstance(self._output, Int8Linear) else str(self.dtype).removeprefix("torch.")
         shape = (self._kv_heads, self._head_dim)
         self.storage = KVStore(dict.fromkeys(range(len(self._layers)), shape), self.dtype, self.device)
@@ -90,7 +90,7 @@ class Gemma:
         rope = {
             kind: (cos[batch.positions, None], sin[batch.positions, None]) for kind, (cos, sin) in self._rope.items()
         }
-        x = self._embedding[batch.ids].float() * self._embedding_scale
+        x = self._embedding(batch.ids).float() * self._embedding_scale
         for layer in self._layers:
             y = self._attention(layer, batch, self._norm(x, layer.before_attention), *rope[layer.rope], lora)
             x = torch.addcmul(x, y * inverse_rms(y, self._eps), layer.after_attention)
@@ -139,6 +139,7 @@ class Gemma:
             parts = tuple(Part(names[module], len(module.weight)) for module in modules)
             self.sites[f"{index}.{site}"] = Site(weight.shape[1], parts)
             for module in modules:
+                page_out(module.weight.data)
                 module.weight.data = weight.new_empty(0)
             return fastest(weight)
 

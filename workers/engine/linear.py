@@ -7,13 +7,14 @@ rows reads them at the memory's speed (measured: 13 ms against 21 for Gemma 3's 
 import ctypes
 import platform
 import sys
-from mmap import PAGESIZE
+from mmap import MADV_DONTNEED, PAGESIZE
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-MADV_PAGEOUT = 21  # of madvise(2); a kernel that does not know it does nothing
+ROWS_IN_MEMORY = 1024  # of an embedding in a file
 ZERO_POINT = 128
 PACKED_FOR = 16  # rows that the packed layout is chosen for; others are multiplied with the same layout
 
@@ -67,11 +68,51 @@ class Int8Linear:
         return y.mul_(scale)
 
 
+class Embedding:
+    """The rows of a matrix for some ids. weight: [vocabulary, width]; ids: [tokens]; returns [tokens, width].
+
+    stays: whether somebody else reads all of it, too. Else what was read of a mapped file leaves memory now and then:
+    with each row come 64 KiB.
+    """
+
+    def __init__(self, weight: Tensor, *, stays: bool) -> None:
+        self._weight = weight
+        self._leaves = not stays and in_file(weight)
+        self._read = 0
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        rows = self._weight[ids]
+        self._read += len(ids)
+        if self._leaves and self._read > ROWS_IN_MEMORY:
+            self._read = 0
+            leave_memory(self._weight)
+        return rows
+
+
+def in_file(weight: Tensor) -> bool:
+    """Whether a tensor's memory is a mapped file's: pages that leave it are found there again."""
+    if weight.device.type != "cpu" or sys.platform != "linux":
+        return False
+    address = weight.data_ptr()
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, inode, *_ = line.split()
+        begin, end = (int(place, 16) for place in span.split("-"))
+        if begin <= address < end:
+            return inode != "0"
+    return False
+
+
+def leave_memory(weight: Tensor) -> None:
+    """Have the pages of a tensor `in_file` leave this process's memory; what was written to them would be lost."""
+    begin = weight.data_ptr() // PAGESIZE * PAGESIZE
+    length = weight.data_ptr() + weight.nbytes - begin
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), MADV_DONTNEED)
+
+
 def page_out(weight: Tensor) -> None:
-    """Have a tensor that is seldom read from now on leave memory: that of a mapped file is read from there again."""
-    if weight.device.type == "cpu" and sys.platform == "linux":
-        begin = weight.data_ptr() // PAGESIZE * PAGESIZE
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(weight.nbytes), MADV_PAGEOUT)
+    """Have weights that are not read from now on leave memory, where they are a file's."""
+    if in_file(weight):
+        leave_memory(weight)
 
 
 def packable(weight: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """Fast linear maps against plain ones."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers import resident_mb
 from workers.engine.attention import zeros
-from workers.engine.linear import Int8Linear, Linear, PackedLinear, packable
+from workers.engine.linear import Embedding, Int8Linear, Linear, PackedLinear, packable
 
 WEIGHT = torch.randn(768, 640, generator=torch.Generator().manual_seed(1)).bfloat16()
 needs_kernels = pytest.mark.skipif(not packable(WEIGHT), reason="oneDNN's kernels for this are x86's")
@@ -56,6 +57,27 @@ def test_of_weights_in_a_file_only_the_packed_ones_stay_in_memory(
     assert resident_mb().of_files - before < 16  # of 64
     assert packed(torch.ones(1, 4096, dtype=torch.bfloat16))[0, 0].item() == pytest.approx(4096)
     assert weight[8191, 4095] == 1  # and it is there when it is asked for
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pages stay")
+def test_of_an_embedding_in_a_file_no_row_stays_in_memory(tmp_path: Path) -> None:
+    save_file({"weight": torch.arange(8192 * 4096).view(8192, 4096) % 251}, tmp_path / "a.safetensors")
+    weight = load_file(tmp_path / "a.safetensors")["weight"]
+    ids = torch.arange(0, 8192, 2)
+    embedding, kept = Embedding(weight, stays=False), Embedding(weight, stays=True)
+    before = resident_mb().of_files
+    for _ in range(2):
+        assert torch.equal(embedding(ids)[:, 7], (ids * 4096 + 7) % 251)
+    assert resident_mb().of_files - before < 16  # of 256
+    kept(ids)
+    assert resident_mb().of_files - before > 128
+
+
+def test_an_embedding_that_is_in_no_file_is_left_as_it_is() -> None:
+    embedding = Embedding(WEIGHT.clone(), stays=False)
+    ids = torch.arange(2000) % len(WEIGHT)
+    for _ in range(2):
+        assert torch.equal(embedding(ids), WEIGHT[ids])
 
 
 def test_keys_and_values_that_are_freed_are_the_systems_at_once() -> None:
