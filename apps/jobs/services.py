@@ -32,6 +32,7 @@ RESEND_AFTER = timedelta(seconds=10)
 SHUTDOWN = timedelta(seconds=3)  # how long a worker that ends still takes messages
 LEASE = timedelta(seconds=env.LEASE_S)
 STILL_S = 2.0  # for an answer to a small query: Postgres stood still, and the heartbeats with it
+LOOKS, LOOK_S = 50, 0.02  # how often, and how far apart, a message looks for a job while others take what it sees
 OVERDUE = timedelta(seconds=30)  # what a running job's own worker has to notice its deadline
 BATCH = 500  # rows that one sweep takes
 OWN_SHARE = 0.25  # of a queue's free places that a user's waiting jobs may equal in number
@@ -161,16 +162,27 @@ def job_claim(*, job_id: UUID, worker: str, token: UUID | None = None) -> Claim 
 
 
 def job_claim_next(*, job_id: UUID, worker: str, token: UUID) -> Claim | None:
-    """Take the job of the kind and queue of `job_id` whose turn it is (`selectors.turns`); None where none waits."""
-    return _claim(
-        f"""id = (SELECT job.id FROM jobs_job AS named, jobs_job AS job
-                    JOIN ({turns("(SELECT queue FROM jobs_job WHERE id = %(id)s)")}) AS turns USING (id)
-                   WHERE named.id = %(id)s AND job.kind = named.kind AND job.state = 'queued'
-                   ORDER BY place LIMIT 1 FOR UPDATE OF job SKIP LOCKED)""",  # noqa: S608 - as in `turns`
-        id=job_id,
-        worker=worker,
-        token=token,
-    )
+    """Take the job of the kind and queue of `job_id` whose turn it is (`selectors.turns`); None where none waits.
+
+    All that it sees may be in other hands, while a job came after it looked: it looks again, for each message is to
+    take a job, and a job that no message is left for waits until it is sent again.
+    """
+    named = Job.objects.filter(id=job_id)
+    alike = Job.objects.filter(state=State.QUEUED, queue__in=named.values("queue"), kind__in=named.values("kind"))
+    for _ in range(LOOKS):
+        claim = _claim(
+            f"""id = (SELECT job.id FROM jobs_job AS named, jobs_job AS job
+                        JOIN ({turns("(SELECT queue FROM jobs_job WHERE id = %(id)s)")}) AS turns USING (id)
+                       WHERE named.id = %(id)s AND job.kind = named.kind AND job.state = 'queued'
+                       ORDER BY place LIMIT 1 FOR UPDATE OF job SKIP LOCKED)""",  # noqa: S608 - as in `turns`
+            id=job_id,
+            worker=worker,
+            token=token,
+        )
+        if claim or not alike.exists():
+            return claim
+        time.sleep(LOOK_S)
+    return None
 
 
 def _claim(which: str, *, token: UUID, worker: str, **parameters: Any) -> Claim | None:

@@ -1,6 +1,8 @@
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -266,6 +268,34 @@ def test_many_workers_that_take_turns_at_once_get_different_jobs(sent: list[str]
     won = [taken.job.id for taken in claims if isinstance(taken, services.Claim)]
     assert sorted(won) == sorted(job.id for job in jobs)
     assert claims.count(None) == 8
+
+
+def test_a_message_looks_again_while_others_take_all_that_it_sees(
+    sent: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, looked, claim_once = make(), threading.Event(), services._claim
+
+    def claim_and_tell(which: str, **parameters: Any) -> services.Claim | None:
+        try:
+            return claim_once(which, **parameters)
+        finally:
+            looked.set()
+
+    def take() -> services.Claim | None:
+        try:
+            return services.job_claim_next(job_id=first.id, worker="w", token=uuid4())
+        finally:
+            connection.close()
+
+    monkeypatch.setattr(services, "_claim", claim_and_tell)
+    with ThreadPoolExecutor(1) as other, transaction.atomic():
+        Job.objects.select_for_update().get(id=first.id)
+        message = other.submit(take)
+        assert looked.wait(10)
+        claim(first)
+        second = make()
+    taken = message.result(10)
+    assert taken and taken.job == second
 
 
 def admitted(who: User, count: int = 1) -> bool:
