@@ -8,7 +8,7 @@ FROM ${BASE}
 # Mount volumes on /models and, where runs train, on /runs: what is fetched or converted there then outlives the container.
 # /files is shared with web: rankers are there.
 ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models LYO_RUNS_DIR=/runs LYO_FILES_DIR=/files HF_HOME=/models/hub GOMP_SPINCOUNT=5000 \
-    MALLOC_ARENA_MAX=2 ONEDNN_PRIMITIVE_CACHE_CAPACITY=32
+    MALLOC_ARENA_MAX=1 ONEDNN_PRIMITIVE_CACHE_CAPACITY=32
 WORKDIR /app
 RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models /runs /files
 # The OpenMP runtime of lightgbm and implicit: not every build of torch brings it under the name that they look for.

@@ -193,7 +193,7 @@ class Stack:
                 "workers.tasks.enrich,workers.tasks.feed,workers.tasks.foresee,workers.tasks.imports,workers.tasks.understand",
                 extra={
                     "GOMP_SPINCOUNT": "5000",  # torch's threads share the cores: they may wait awake for µs only
-                    "MALLOC_ARENA_MAX": "2",  # else each of sixty threads keeps what it freed for itself
+                    "MALLOC_ARENA_MAX": "1",  # else each of sixty threads keeps what it freed for itself
                     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",  # instead of 1,024, of up to 2 MB each
                 },
             ),

@@ -16,6 +16,9 @@ from workers.protocols import Refused
 # Of one mask some 10 ms, for all rows of a batch wait for it; of one answer's states some 50 MB.
 LIMITS = LLParserLimits(step_lexer_fuel=60_000, step_max_items=20_000, max_lexer_states=25_000, verbose_errors=False)
 
+# Whose masks are there from the beginning, at 20 MB each: the inside of a string, short or as long as it likes.
+SLICES = [r'[^"\\\x00-\x1F\x7F]{1,10}', r'[^"\\\x00-\x1F\x7F]+']
+
 
 class Grammar:
     """How far one answer is in its JSON. It belongs to one thread at a time."""
@@ -77,11 +80,13 @@ class Grammars:
         """The vocabulary as llguidance sorts it, once: that takes a second or two."""
         with self._lock:
             if self._tokenizer is None:
+                vocabulary = _Vocabulary([self._tokens(token) for token in range(self._vocabulary)], self._encode)
                 self._tokenizer = LLTokenizer(
-                    _Vocabulary([self._tokens(token) for token in range(self._vocabulary)], self._encode),
+                    vocabulary,
                     eos_token=sorted(self._stop_ids),
-                    slices=LLTokenizer.json_slices(),
+                    slices=SLICES,
                 )
+                vocabulary.tokens.clear()
             return self._tokenizer
 
     def compile(self, schema: str) -> Grammar:

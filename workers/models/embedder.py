@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EMBEDDER = "all-MiniLM-L6-v2"
 DIMENSIONS = 384
 READ = 256  # tokens of a text that count
-TEXTS_AT_A_TIME, TOKENS_AT_A_TIME = 32, 2048  # padding included: whoever is in a hurry waits for no more
+TEXTS_AT_A_TIME, TOKENS_AT_A_TIME = 32, 1024  # padding included: whoever is in a hurry waits for no more
 
 
 class Turns:
