@@ -80,6 +80,9 @@ class Job(TimestampedModel):
             models.Index(fields=["resend_at"], condition=Q(state="queued"), name="job_resend"),
             models.Index(fields=["lease_expires_at"], condition=Q(state="running"), name="job_lease"),
             models.Index(fields=["user", "-created_at", "-id"], name="job_of_user"),
+            models.Index(
+                fields=["user", "queue", "started_at"], condition=Q(started_at__isnull=False), name="job_begun"
+            ),
             models.Index(fields=["finished_at"], name="job_finished"),
             models.Index(fields=["-created_at", "-id"], name="job_newest"),
             models.Index(fields=["state", "kind"], name="job_counts"),

@@ -29,13 +29,14 @@ def turns(queue: str) -> str:
 
     Users take turns, in which teachers and staff count double, and each user's own jobs keep their order (weighted fair
     queueing; Demers, Keshav and Shenker 1989). What a user has running counts as turns taken, so that whoever has
-    nothing yet comes before anybody's second. A job of nobody's is a user of its own.
+    nothing yet comes before anybody's second. Among equals, whoever has waited longest since a job of theirs began, or
+    since they came, is next: a newcomer waits for one round. A job of nobody's is a user of its own.
     """
     return f"""
         SELECT waiting.id, row_number() OVER (
                    ORDER BY (waiting.turn + coalesce(busy.jobs, 0))::real
                             / CASE WHEN users_user.role IN ('teacher', 'staff') THEN 2 ELSE 1 END,
-                            waiting.created_at, waiting.id
+                            greatest(waiting.created_at, served.at), waiting.created_at, waiting.id
                ) AS place
           FROM (SELECT id, user_id, created_at,
                        row_number() OVER (PARTITION BY coalesce(user_id, id) ORDER BY created_at, id) AS turn
@@ -43,6 +44,8 @@ def turns(queue: str) -> str:
           LEFT JOIN (SELECT user_id, count(*) AS jobs FROM jobs_job AS running
                       WHERE running.state = 'running' AND running.queue = {queue} GROUP BY user_id) AS busy
                  ON busy.user_id = waiting.user_id
+          LEFT JOIN LATERAL (SELECT max(started_at) AS at FROM jobs_job AS begun
+                              WHERE begun.user_id = waiting.user_id AND begun.queue = {queue}) AS served ON true
           LEFT JOIN users_user ON users_user.id = waiting.user_id
     """  # noqa: S608 - an expression of ours, no input
 

@@ -71,18 +71,18 @@ def by_arrival(nap_s: float) -> float:
 
 def by_turns(nap_s: float) -> tuple[float, float]:
     """The same as Lyo does it, and the share of the flood that was refused."""
-    from apps.jobs.models import Job, State
+    from apps.jobs.models import ACTIVE, Job
 
     flooders = users(ACCOUNTS)
-    taken = sum(ask(flooder, nap_s) is not None for _ in range(EACH) for flooder in flooders)
+    taken = [flood.id for _ in range(EACH) for flooder in flooders if (flood := ask(flooder, nap_s))]
     (newcomer,) = users(1)
     job = ask(newcomer, nap_s)
     assert job, "the newcomer was refused"
     while not (job := Job.objects.get(id=job.id)).started_at:
         time.sleep(0.005)
-    while Job.objects.filter(state__in=(State.QUEUED, State.RUNNING)).exists():
+    while Job.objects.filter(id__in=[*taken, job.id], state__in=ACTIVE).exists():
         time.sleep(0.05)
-    return (job.started_at - job.created_at).total_seconds(), 1 - taken / (ACCOUNTS * EACH)
+    return (job.started_at - job.created_at).total_seconds(), 1 - len(taken) / (ACCOUNTS * EACH)
 
 
 def users(count: int) -> list[Any]:

@@ -248,6 +248,22 @@ def test_users_take_turns_and_who_has_nothing_running_is_next(sent: list[str]) -
     assert services.job_claim_next(job_id=flood[0].id, worker="w", token=uuid4()) is None
 
 
+def test_a_newcomer_waits_for_one_round_of_those_who_were_there(sent: list[str]) -> None:
+    flooders = [user(f"flooder{number}") for number in range(3)]
+    flood = [[make(user=flooder) for flooder in flooders] for _ in range(4)]
+
+    def served() -> Job:
+        token = uuid4()
+        taken = services.job_claim_next(job_id=flood[0][0].id, worker="w", token=token)
+        assert taken
+        services.job_finish(claim=taken, state=State.SUCCEEDED)
+        return taken.job
+
+    assert [served() for _ in range(4)] == [*flood[0], flood[1][0]]
+    late = make(user=user("newcomer"))
+    assert [served() for _ in range(9)] == [*flood[1][1:], flood[2][0], late, *flood[2][1:], *flood[3]]
+
+
 def test_a_teacher_s_turn_comes_twice_as_often(sent: list[str]) -> None:
     learner, teacher = user("learner"), user("teacher", role="teacher")
     asked = [make(user=learner) for _ in range(3)]
