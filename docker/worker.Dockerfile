@@ -7,8 +7,7 @@ FROM ${BASE}
 
 # Mount volumes on /models and, where runs train, on /runs: what is fetched or converted there then outlives the container.
 # /files is shared with web: rankers are there.
-ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models LYO_RUNS_DIR=/runs LYO_FILES_DIR=/files HF_HOME=/models/hub GOMP_SPINCOUNT=5000 \
-    MALLOC_ARENA_MAX=1 ONEDNN_PRIMITIVE_CACHE_CAPACITY=32
+ENV PYTHONUNBUFFERED=1 LYO_MODELS_DIR=/models LYO_RUNS_DIR=/runs LYO_FILES_DIR=/files HF_HOME=/models/hub
 WORKDIR /app
 RUN useradd --uid 10001 --no-create-home lyo && install -d -o lyo -g lyo /models /runs /files
 # The OpenMP runtime of lightgbm and implicit: not every build of torch brings it under the name that they look for.
@@ -30,6 +29,8 @@ USER 10001
 HEALTHCHECK --interval=30s --timeout=20s --start-period=10m --retries=3 \
     CMD ["python", "-m", "lyo.healthcheck", "queue:generate", "queue:embed", "queue:evaluate", "queue:score", \
     "queue:understand"]
-CMD exec celery -A lyo worker -n generate@%h -P threads -Q generate,embed,evaluate,score,understand \
+# The variables: see FOR_ENGINE in lyo/stack.py.
+CMD GOMP_SPINCOUNT=5000 MALLOC_ARENA_MAX=1 ONEDNN_PRIMITIVE_CACHE_CAPACITY=32 LRU_CACHE_CAPACITY=32 \
+    exec celery -A lyo worker -n generate@%h -P threads -Q generate,embed,evaluate,score,understand \
     -l INFO --without-mingle --without-gossip \
     -I workers.tasks.generate,workers.tasks.embed,workers.tasks.evaluate,workers.tasks.compare,workers.tasks.enrich,workers.tasks.feed,workers.tasks.foresee,workers.tasks.imports,workers.tasks.understand

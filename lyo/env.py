@@ -131,7 +131,7 @@ ENGINE = env.str("LYO_ENGINE", "local", validate=validate.OneOf(["local", "remot
 DEVICE = env.str("LYO_DEVICE", "auto", validate=validate.OneOf(["auto", "cpu", "cuda", "mps"]))
 DTYPE = env.str(
     "LYO_DTYPE", "auto", validate=validate.OneOf(["auto", "bfloat16", "float32", "int8"])
-)  # auto: the fastest that the processor has; float32 is exact, bfloat16 is fast, int8 is faster and as good
+)  # auto: the fastest that the processor has; float32 is exact, bfloat16 is fast, int8 (of CPUs) is faster and as good
 CONTEXT_TOKENS = env.int("LYO_CONTEXT_TOKENS", 4096, validate=validate.Range(min=2))  # prompt and answer together
 LONGEST_TOKEN = env.int(
     "LYO_LONGEST_TOKEN", 48, validate=FROM_1

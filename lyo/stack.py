@@ -26,6 +26,13 @@ GIB = 2**30
 MODEL_SPACE = 2 * GIB  # what the packaged model takes while it is assembled and converted
 PYTHON = (sys.executable, "-m")
 CELERY = (*PYTHON, "celery", "-A", "lyo")
+# What the libraries of a process with an engine read as they are loaded; docker/worker.Dockerfile says the same.
+FOR_ENGINE = {
+    "GOMP_SPINCOUNT": "5000",  # torch's threads share the cores: they may wait awake for µs only
+    "MALLOC_ARENA_MAX": "1",  # else each of sixty threads keeps what it freed for itself
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",  # not 1,024, for each number of rows in a product, of up to 2 MB
+    "LRU_CACHE_CAPACITY": "32",  # the same of PyTorch's cache of them
+}
 WORKER = (*CELERY, "worker", "--pool=threads", "--loglevel=INFO", "--without-mingle", "--without-gossip")
 MANAGE = (sys.executable, "manage.py")
 TUTOR = env.BASE_DIR / "workers" / "models" / "adapters" / "tutor"  # what answers in the demo
@@ -191,11 +198,7 @@ class Stack:
                 *(*WORKER, "--hostname=generate@%h", "--queues=generate,embed,evaluate,score,understand"),
                 "--include=workers.tasks.generate,workers.tasks.embed,workers.tasks.evaluate,workers.tasks.compare,"
                 "workers.tasks.enrich,workers.tasks.feed,workers.tasks.foresee,workers.tasks.imports,workers.tasks.understand",
-                extra={
-                    "GOMP_SPINCOUNT": "5000",  # torch's threads share the cores: they may wait awake for µs only
-                    "MALLOC_ARENA_MAX": "1",  # else each of sixty threads keeps what it freed for itself
-                    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",  # instead of 1,024, of up to 2 MB each
-                },
+                extra=FOR_ENGINE,
             ),
             process(
                 "train",  # behind the tutor where they share cores

@@ -10,6 +10,7 @@ import yaml
 
 from apps.jobs.dispatch import QUEUES
 from lyo import env
+from lyo.stack import FOR_ENGINE
 
 DOCKER = env.BASE_DIR / "docker"
 COMPOSE = DOCKER / "compose.yaml"
@@ -30,6 +31,11 @@ def test_compose_follows_the_specification() -> None:
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
     done = subprocess.run(check, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_image_sets_for_the_engine_what_the_stack_sets() -> None:
+    command = dict(instructions(DOCKER / "worker.Dockerfile"))["CMD"]
+    assert dict(re.findall(r"([A-Z_]+)=(\S+)", command.partition("exec celery")[0])) == FOR_ENGINE
 
 
 BY_TAG = ("docker.io/nginxinc/nginx-unprivileged:1.28.0-alpine",)  # compose.yaml says why

@@ -45,13 +45,13 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes: shows that it runs, measures nothing")
     sizes = SMOKE if parser.parse_args().smoke else Sizes()
     os.environ |= {"LYO_HOME": str(HOME), "DJANGO_SETTINGS_MODULE": "lyo.settings", "LYO_LOG_LEVEL": "WARNING"}
-    os.environ["GOMP_SPINCOUNT"] = "5000"  # as the stack sets it for its worker
     HOME.mkdir(parents=True, exist_ok=True)
     embedded.prepare(HOME, os.environ)  # addresses, before anything reads the settings
     import django
 
-    from lyo.stack import Stack
+    from lyo.stack import FOR_ENGINE, Stack
 
+    os.environ |= FOR_ENGINE  # as its worker has it, but for the arenas, which glibc has made by now
     django.setup()
     limits = ("GENERATIONS_PER_MINUTE", "GENERATIONS_AT_ONCE", "REQUESTS_PER_MINUTE")
     stack = Stack(HOME, say=lambda name, line: None, extra={f"LYO_{name}": "1000000" for name in limits})

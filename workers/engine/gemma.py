@@ -14,7 +14,7 @@ from torch.nn.functional import gelu
 from transformers import PreTrainedModel
 
 from workers.engine.attention import Batch, KVStore, Read, Window
-from workers.engine.linear import Embedding, Int8Linear, Linear, PackedLinear, fastest, packable, page_out
+from workers.engine.linear import Embedding, Int8Linear, Linear, MappedFiles, PackedLinear, fastest, packable
 from workers.engine.lora import Adapters, LoraRows, Part, Site
 
 FAMILIES = ("gemma2", "gemma3_text")
@@ -49,7 +49,10 @@ class Layer:
 
 
 class Gemma:
-    """A `SlotModel` of the weights of a transformers module, which is emptied as they are taken over."""
+    """A `SlotModel` of the weights of a transformers module, which is emptied as they are taken over.
+
+    Those in a mapped file must be as they were loaded: what is copied of them leaves memory.
+    """
 
     def __init__(self, module: PreTrainedModel, context_tokens: int, int8_output: bool = False) -> None:
         config = module.config.get_text_config()
@@ -74,12 +77,16 @@ class Gemma:
             for kind in set(config.layer_types)
         }
         names = {part: name for name, part in module.named_modules()}
+        self._files = MappedFiles()
         self._layers = [self._take(i, layer, config, names) for i, layer in enumerate(decoder.layers)]
         self._windows = {layer.window for layer in self._layers}
         self._final_norm = norm_weight(decoder.norm)
         output = module.get_output_embeddings().weight.data
         self._output = Int8Linear(output) if int8_output and packable(output) else fastest(output)
-        self._embedding = Embedding(embedding.weight.data, stays=isinstance(self._output, Linear))
+        copied = not isinstance(self._output, Linear)
+        if copied:
+            self._files.evict(output)
+        self._embedding = Embedding(embedding.weight.data, evicts=copied and self._files.hold(embedding.weight.data))
         self.numerics = "int8" if isinstance(self._output, Int8Linear) else str(self.dtype).removeprefix("torch.")
         shape = (self._kv_heads, self._head_dim)
         self.storage = KVStore(dict.fromkeys(range(len(self._layers)), shape), self.dtype, self.device)
@@ -139,7 +146,7 @@ class Gemma:
             parts = tuple(Part(names[module], len(module.weight)) for module in modules)
             self.sites[f"{index}.{site}"] = Site(weight.shape[1], parts)
             for module in modules:
-                page_out(module.weight.data)
+                self._files.evict(module.weight.data)
                 module.weight.data = weight.new_empty(0)
             return fastest(weight)
 

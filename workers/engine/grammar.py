@@ -16,8 +16,9 @@ from workers.protocols import Refused
 # Of one mask some 10 ms, for all rows of a batch wait for it; of one answer's states some 50 MB.
 LIMITS = LLParserLimits(step_lexer_fuel=60_000, step_max_items=20_000, max_lexer_states=25_000, verbose_errors=False)
 
-# Whose masks are there from the beginning, at 20 MB each: the inside of a string, short or as long as it likes.
-SLICES = [r'[^"\\\x00-\x1F\x7F]{1,10}', r'[^"\\\x00-\x1F\x7F]+']
+# Sets of tokens whose masks llguidance computes once, for some 15 MB each: the inside of strings. Of its own, the first
+# is white space, which compact JSON has none of.
+SLICES = LLTokenizer.json_slices()[1:]
 
 
 class Grammar:

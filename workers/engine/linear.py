@@ -6,15 +6,16 @@ rows reads them at the memory's speed (measured: 13 ms against 21 for Gemma 3's 
 
 import ctypes
 import platform
-import sys
-from mmap import MADV_DONTNEED, PAGESIZE
+from mmap import PAGESIZE
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-ROWS_IN_MEMORY = 1024  # of an embedding in a file
+MADV_DONTNEED = 4  # of Linux's madvise(2)
+MAPS = Path("/proc/self/maps")
+ROWS_PER_EVICTION = 1024
 ZERO_POINT = 128
 PACKED_FOR = 16  # rows that the packed layout is chosen for; others are multiplied with the same layout
 
@@ -34,7 +35,6 @@ class PackedLinear:
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR)
-        page_out(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self._weight, None, "none", [], "")
@@ -56,7 +56,6 @@ class Int8Linear:
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._scales = scales
         self._zeros = torch.zeros(len(scales), dtype=torch.int32)
-        page_out(weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         scale = torch.linalg.vector_norm(x, torch.inf, -1, keepdim=True, dtype=torch.float32).clamp_(min=1e-12) / 127
@@ -71,54 +70,60 @@ class Int8Linear:
 class Embedding:
     """The rows of a matrix for some ids. weight: [vocabulary, width]; ids: [tokens]; returns [tokens, width].
 
-    stays: whether somebody else reads all of it, too. Else what was read of a mapped file leaves memory now and then:
-    with each row come 64 KiB.
+    evicts: whether rows leave memory again after some were read: the kernel maps up to 64 KiB of a file around each.
     """
 
-    def __init__(self, weight: Tensor, *, stays: bool) -> None:
+    def __init__(self, weight: Tensor, *, evicts: bool) -> None:
         self._weight = weight
-        self._leaves = not stays and in_file(weight)
+        self._evicts = evicts
         self._read = 0
 
     def __call__(self, ids: Tensor) -> Tensor:
         rows = self._weight[ids]
         self._read += len(ids)
-        if self._leaves and self._read > ROWS_IN_MEMORY:
+        if self._evicts and self._read > ROWS_PER_EVICTION:
             self._read = 0
-            leave_memory(self._weight)
+            evict(self._weight)
         return rows
 
 
-def in_file(weight: Tensor) -> bool:
-    """Whether a tensor's memory is a mapped file's: pages that leave it are found there again."""
-    if weight.device.type != "cpu" or sys.platform != "linux":
-        return False
-    address = weight.data_ptr()
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        span, _, _, _, inode, *_ = line.split()
-        begin, end = (int(place, 16) for place in span.split("-"))
-        if begin <= address < end:
-            return inode != "0"
-    return False
+class MappedFiles:
+    """The memory of this process, as it is now, that is mapped files'."""
+
+    def __init__(self) -> None:
+        lines = MAPS.read_text().splitlines() if MAPS.is_file() else []  # elsewhere than on Linux, everything stays
+        spans = [(line.split()[0].split("-"), line.split()[4]) for line in lines]
+        self._spans = [(int(begin, 16), int(end, 16)) for (begin, end), inode in spans if inode != "0"]
+
+    def hold(self, weight: Tensor) -> bool:
+        """Whether a tensor is a part of one."""
+        return weight.device.type == "cpu" and any(begin <= weight.data_ptr() < end for begin, end in self._spans)
+
+    def evict(self, weight: Tensor) -> None:
+        """Have a tensor that is a part of one, and is not needed from now on, leave memory."""
+        if self.hold(weight):
+            evict(weight)
 
 
-def leave_memory(weight: Tensor) -> None:
-    """Have the pages of a tensor `in_file` leave this process's memory; what was written to them would be lost."""
+def evict(weight: Tensor) -> None:
+    """Have a tensor in a mapped file leave memory; it is read from there again, so what was written to it is lost."""
     begin = weight.data_ptr() // PAGESIZE * PAGESIZE
     length = weight.data_ptr() + weight.nbytes - begin
     ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), MADV_DONTNEED)
-
-
-def page_out(weight: Tensor) -> None:
-    """Have weights that are not read from now on leave memory, where they are a file's."""
-    if in_file(weight):
-        leave_memory(weight)
 
 
 def packable(weight: Tensor) -> bool:
     """Whether oneDNN has fast kernels for this weight on this machine."""
     x86 = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
     return x86 and weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+
+
+def multiplies_int8(device: torch.device) -> bool:
+    """Whether this is a CPU with instructions for products of 8 bits."""
+    if device.type != "cpu":
+        return False
+    abilities = torch.cpu.get_capabilities()
+    return bool(abilities.get("avx512_vnni") or abilities.get("amx_int8"))
 
 
 def fastest(weight: Tensor) -> Linear | PackedLinear:

@@ -14,11 +14,12 @@ from workers.engine.attention import Read
 from workers.engine.cache import RowCache
 from workers.engine.gemma import Gemma, implements
 from workers.engine.grammar import Grammars
+from workers.engine.linear import multiplies_int8
 from workers.engine.lora import Adapters
 from workers.engine.model import SlotModel
 from workers.engine.modules import Modules
 from workers.engine.request import Generation, Piece, Scoring, Ticket
-from workers.engine.sampling import SampledRow, likeliest, log_totals, sample
+from workers.engine.sampling import SampledRow, likeliest, logsumexp, sample
 from workers.engine.scheduler import Scheduler
 from workers.engine.text import token_logprob
 from workers.models.load import LoadedModel
@@ -106,7 +107,8 @@ class LocalEngine:
         adapters = None
         model: Gemma | Modules
         if implements(loaded.model.config.get_text_config()):
-            model = Gemma(loaded.model, context_tokens, int8_output=loaded.int8)
+            int8 = multiplies_int8(loaded.model.device) if loaded.int8 is None else loaded.int8
+            model = Gemma(loaded.model, context_tokens, int8_output=int8)
         else:
             model = Modules(loaded.model)
         if loaded.int8 and model.numerics != "int8":
@@ -358,7 +360,7 @@ class LocalEngine:
         return token_logprob(token, self._token_bytes(token), own, alternatives)
 
     def _score(self, ticket: Scoring, states: Tensor) -> None:
-        """Note the log-probabilities that the states tell; some rows of logits at a time: half a megabyte each."""
+        """Note the log-probabilities that the states tell; some rows of logits at a time, for each is a megabyte."""
         targets = ticket.targets()
         if targets:
             state, _, token = (torch.tensor(column, device=states.device) for column in zip(*targets, strict=True))
@@ -367,7 +369,7 @@ class LocalEngine:
                 logits = self._model.logits(states[first : first + SCORE_TOKENS])
                 here = (state >= first) & (state < first + SCORE_TOKENS)
                 rows = state[here] - first
-                values.append(logits[rows, token[here]].float() - log_totals(logits)[rows])
+                values.append(logits[rows, token[here]].float() - logsumexp(logits)[rows])
             for (_, continuation, _), value in zip(targets, torch.cat(values).tolist(), strict=True):
                 ticket.scores[continuation].append(value)
         if ticket.complete:

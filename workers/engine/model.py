@@ -21,4 +21,7 @@ class SlotModel(Protocol):
         """Read the tokens of several rows, each at its place; returns the states of the wanted, [wanted, width]."""
 
     def logits(self, states: Tensor) -> Tensor:
-        """[n, width] to [n, vocabulary], as the product gives them: the dearest, so only for states that need it."""
+        """[n, width] to [n, vocabulary], in float32 or the model's dtype, as the product gives them.
+
+        The dearest product of all, so only for states that need it.
+        """

@@ -3,8 +3,8 @@
 In this order: penalties, grammar, temperature, `top_k`, `top_p` of what that leaves, `min_p`. A token as likely as the
 last one kept stays too.
 
-The logits of 32 rows of Gemma are 17 MB, and 33 in float32, so every pass over them counts. They are looked at in
-spans: one pass finds the peak of each, and the k likeliest tokens lie in the k spans with the highest peaks.
+The logits of 32 rows of Gemma are 17 MB, or 33 in float32, so every pass over them counts. They are looked at in spans:
+one pass finds the peak of each, and the k likeliest tokens lie in the k spans with the highest peaks.
 """
 
 from collections.abc import Callable, Sequence
@@ -76,8 +76,8 @@ def likeliest(logits: Tensor, chosen: Sequence[int], count: int) -> list[tuple[f
     return [(mine, list(zip(*top, strict=True))) for mine, *top in zip(own[:, 0].tolist(), ids, logprobs, strict=True)]
 
 
-def log_totals(logits: Tensor) -> Tensor:
-    """Of each row the logarithm of what all tokens weigh, in float32: [rows]."""
+def logsumexp(logits: Tensor) -> Tensor:
+    """Of each row, in float32: [rows]."""
     if logits.is_cpu:  # one at a time, as in `sample`
         return torch.stack([row.float().logsumexp(-1) for row in logits])
     return logits.float().logsumexp(-1)

@@ -18,7 +18,7 @@ from workers.protocols import Refused
 class LoadedModel:
     """A model in memory. `digest` is the sha256 of its weights; `stop_ids` are the tokens that end an answer.
 
-    int8: whether the engine is to round the output matrix to 8 bits, where it can.
+    int8: whether the engine is to round the output matrix to 8 bits, where it can; None: where that is faster.
     """
 
     name: str
@@ -27,14 +27,15 @@ class LoadedModel:
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
     context_tokens: int
-    int8: bool = False
+    int8: bool | None = False
 
 
 def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto") -> LoadedModel:
     """Load the model `name` (see `registry.resolve`) for inference.
 
     device: auto, cpu, cuda, mps. dtype: auto, int8, or a torch name such as float32. auto is what hardware multiplies
-    fastest: int8, else bfloat16, else float32. int8 is bfloat16 with an output matrix in 8 bits, where a CPU can that.
+    fastest: int8, else bfloat16, else float32. int8 is bfloat16 with an output matrix in 8 bits, on a CPU with kernels
+    for that.
     Raises `Refused` for a name or a model that cannot be served.
     """
     from transformers import AutoModelForCausalLM
@@ -62,7 +63,7 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
         tokenizer=tokenizer,
         stop_ids=frozenset({tokenizer.control("<eos>"), turn_marks(tokenizer)[1]}),
         context_tokens=model.config.get_text_config().max_position_embeddings,
-        int8=dtype == "int8" or (dtype == "auto" and model.dtype == torch.bfloat16 and multiplies_int8(place)),
+        int8=None if dtype == "auto" else dtype == "int8",
     )
 
 
@@ -85,12 +86,6 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def multiplies_int8(device: torch.device) -> bool:
-    """Whether this is a CPU with instructions for products of 8 bits."""
-    abilities = torch.cpu.get_capabilities()
-    return device.type == "cpu" and bool(abilities.get("avx512_vnni") or abilities.get("amx_int8"))
 
 
 def best_dtype(device: torch.device) -> torch.dtype:

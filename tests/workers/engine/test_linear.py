@@ -1,6 +1,5 @@
 """Fast linear maps against plain ones."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,17 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers import resident_mb
 from workers.engine.attention import zeros
-from workers.engine.linear import Embedding, Int8Linear, Linear, PackedLinear, packable
+from workers.engine.linear import (
+    MAPS,
+    ROWS_PER_EVICTION,
+    Embedding,
+    Int8Linear,
+    Linear,
+    MappedFiles,
+    PackedLinear,
+    multiplies_int8,
+    packable,
+)
 
 WEIGHT = torch.randn(768, 640, generator=torch.Generator().manual_seed(1)).bfloat16()
 needs_kernels = pytest.mark.skipif(not packable(WEIGHT), reason="oneDNN's kernels for this are x86's")
@@ -44,40 +53,31 @@ def test_in_8_bits_no_row_changes_another() -> None:
     assert torch.equal(linear(torch.zeros(2, 640, dtype=torch.bfloat16)), torch.zeros(2, 768))
 
 
-@needs_kernels
-@pytest.mark.parametrize("kind", [PackedLinear, Int8Linear])
-def test_of_weights_in_a_file_only_the_packed_ones_stay_in_memory(
-    tmp_path: Path, kind: type[PackedLinear] | type[Int8Linear]
+@pytest.mark.skipif(not MAPS.is_file(), reason="without Linux's list of what is mapped, all stays")
+def test_rows_of_an_embedding_in_a_file_leave_memory(tmp_path: Path) -> None:
+    numbers = (torch.arange(16384) % 251).to(torch.uint8)
+    save_file({"weight": numbers[:, None].expand(-1, 4096).contiguous()}, tmp_path / "a.safetensors")
+    weight = load_file(tmp_path / "a.safetensors")["weight"]
+    assert MappedFiles().hold(weight) and not MappedFiles().hold(WEIGHT)
+    ids = torch.arange(0, 16384, 2)
+    embedding, resident = Embedding(weight, evicts=True), Embedding(weight, evicts=False)
+    before = resident_mb().of_files
+    for _ in range(2):
+        assert torch.equal(embedding(ids)[:, 7], numbers[ids])
+    for number in range(2 * (ROWS_PER_EVICTION + 1)):  # a few at a time, as answers are written
+        assert embedding(ids[number : number + 1])[0, 7] == numbers[2 * number]
+    assert resident_mb().of_files - before < 8  # of 64
+    resident(ids)
+    assert resident_mb().of_files - before > 24
+
+
+@pytest.mark.parametrize("abilities", [{"avx512_vnni"}, {"amx_int8"}, {"avx512_bf16"}, set()], ids=str)
+def test_products_of_8_bits_need_a_cpu_with_instructions_for_them(
+    monkeypatch: pytest.MonkeyPatch, abilities: set[str]
 ) -> None:
-    save_file({"weight": torch.ones(8192, 4096, dtype=torch.bfloat16)}, tmp_path / "a.safetensors")
-    weight = load_file(tmp_path / "a.safetensors")["weight"]
-    kind(WEIGHT)  # oneDNN's own pages
-    before = resident_mb().of_files
-    packed = kind(weight)
-    assert resident_mb().of_files - before < 16  # of 64
-    assert packed(torch.ones(1, 4096, dtype=torch.bfloat16))[0, 0].item() == pytest.approx(4096)
-    assert weight[8191, 4095] == 1  # and it is there when it is asked for
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pages stay")
-def test_of_an_embedding_in_a_file_no_row_stays_in_memory(tmp_path: Path) -> None:
-    save_file({"weight": torch.arange(8192 * 4096).view(8192, 4096) % 251}, tmp_path / "a.safetensors")
-    weight = load_file(tmp_path / "a.safetensors")["weight"]
-    ids = torch.arange(0, 8192, 2)
-    embedding, kept = Embedding(weight, stays=False), Embedding(weight, stays=True)
-    before = resident_mb().of_files
-    for _ in range(2):
-        assert torch.equal(embedding(ids)[:, 7], (ids * 4096 + 7) % 251)
-    assert resident_mb().of_files - before < 16  # of 256
-    kept(ids)
-    assert resident_mb().of_files - before > 128
-
-
-def test_an_embedding_that_is_in_no_file_is_left_as_it_is() -> None:
-    embedding = Embedding(WEIGHT.clone(), stays=False)
-    ids = torch.arange(2000) % len(WEIGHT)
-    for _ in range(2):
-        assert torch.equal(embedding(ids), WEIGHT[ids])
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(abilities, True))
+    assert multiplies_int8(torch.device("cpu")) == bool(abilities & {"avx512_vnni", "amx_int8"})
+    assert not multiplies_int8(torch.device("cuda"))
 
 
 def test_keys_and_values_that_are_freed_are_the_systems_at_once() -> None:

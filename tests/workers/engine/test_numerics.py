@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from tests.bench.engine import decoded_nll
+from tests.helpers import resident_mb
 from tests.workers.conftest import MODELS_DIR, run
+from workers.engine.attention import Read
+from workers.engine.cache import Place
 from workers.engine.gemma import Gemma
 from workers.engine.linear import packable
 from workers.engine.loop import LocalEngine
@@ -65,12 +68,46 @@ def nlls(dtype: str) -> tuple[float, float]:
     return -mean(value for handle in handles for value in handle.wait().logprobs[0]), decoded
 
 
+needs_kernels = pytest.mark.skipif(
+    not packable(torch.zeros(1, dtype=torch.bfloat16)), reason="int8 is the same as bfloat16 here"
+)
+
+
+@needs_kernels
 def test_8_bits_cost_less_than_a_hundredth_of_the_likelihood() -> None:
-    if not packable(torch.zeros(1, dtype=torch.bfloat16)):
-        pytest.skip("int8 is the same as bfloat16 here")
     scored, decoded = nlls("bfloat16")
     scored_int8, decoded_int8 = nlls("int8")
     assert (scored_int8, decoded_int8) != (scored, decoded)
     assert scored_int8 < 1.01 * scored
     assert decoded_int8 < 1.01 * decoded
     assert decoded == pytest.approx(scored, rel=0.01)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("abilities", "numerics"),
+    [
+        ({"avx512_bf16", "avx512_vnni"}, "int8"),
+        ({"avx512_bf16"}, "bfloat16"),
+        ({"avx512_vnni"}, "float32"),  # its weights are not those that the kernels for 8 bits are made of
+    ],
+)
+def test_auto_is_the_fastest_that_the_processor_has(
+    monkeypatch: pytest.MonkeyPatch, abilities: set[str], numerics: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(abilities, True))
+    loaded = load("gemma-3-270m", MODELS_DIR, device="cpu")
+    assert LocalEngine.over(loaded, kv_cache_mb=64, context_tokens=256, batch_limit=2).numerics == numerics
+
+
+@needs_kernels
+@pytest.mark.parametrize("int8", [False, True])
+def test_of_weights_in_a_file_their_copies_alone_stay_in_memory(int8: bool) -> None:
+    loaded = load("gemma-3-270m", MODELS_DIR, device="cpu", dtype="bfloat16")
+    before = resident_mb().of_files
+    model = Gemma(loaded.model, 2048, int8_output=int8)
+    model.storage.resize(2048, 1)
+    tokens = range(0, 260_000, 200)
+    with torch.inference_mode():
+        model.logits(model.forward([Read(Place(2048, 0), 0, tokens, (len(tokens) - 1,))]))
+    assert resident_mb().of_files - before < 64  # of 536

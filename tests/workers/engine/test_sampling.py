@@ -16,6 +16,7 @@ from workers.engine.sampling import (
     draw_from_likeliest,
     first_above,
     likeliest,
+    logsumexp,
     sample,
     uniform,
 )
@@ -107,6 +108,10 @@ def test_a_token_does_not_depend_on_its_batch() -> None:
     together = sample(logits, rows)
     assert together == [sample(logits[i : i + 1], [rows[i]])[0] for i in range(12)]
     assert together[0] == int(logits[0].argmax())
+    low = logits.bfloat16()  # the same numbers, as a model may give them
+    assert sample(low, rows) == together
+    assert likeliest(low, together, 3) == likeliest(logits, together, 3)
+    torch.testing.assert_close(logsumexp(low), logits.logsumexp(-1))
 
 
 @pytest.mark.parametrize("spread", [0.1, 3])

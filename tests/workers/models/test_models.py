@@ -10,7 +10,7 @@ from tests.workers.conftest import MODELS_DIR
 from workers.models import packaged
 from workers.models.embedder import DIMENSIONS, Embedder, parts
 from workers.models.folder import cached_digest, model_folder
-from workers.models.load import LoadedModel, load
+from workers.models.load import LoadedModel
 from workers.models.packaged import packaged_folder, weights_sha256
 from workers.models.registry import ModelSpec, resolve
 from workers.models.tokenizer import Tokenizer
@@ -34,25 +34,6 @@ def test_the_packaged_model_says_what_it_is(gemma: LoadedModel) -> None:
     assert gemma.stop_ids == {1, 106}
     assert gemma.model.dtype == torch.float32
     assert [path.name for path in folder.glob("*.gguf")] == []
-
-
-@pytest.mark.parametrize(
-    ("abilities", "dtype", "int8"),
-    [
-        ({"avx512_bf16", "avx512_vnni"}, torch.bfloat16, True),
-        ({"amx_bf16", "amx_int8"}, torch.bfloat16, True),
-        ({"avx512_bf16"}, torch.bfloat16, False),
-        ({"avx512_vnni"}, torch.float32, False),  # weights in float32 are in no layout for products of 8 bits
-        ({"avx2"}, torch.float32, False),
-    ],
-)
-def test_auto_is_the_fastest_that_the_processor_has(
-    monkeypatch: pytest.MonkeyPatch, abilities: set[str], dtype: torch.dtype, int8: bool
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(abilities, True))
-    loaded = load("gemma-3-270m", MODELS_DIR, device="cpu")
-    assert (loaded.model.dtype, loaded.int8) == (dtype, int8)
-    assert not load("gemma-3-270m", MODELS_DIR, device="cpu", dtype="bfloat16").int8
 
 
 def test_a_conversion_that_fails_leaves_nothing_and_the_next_one_works(
