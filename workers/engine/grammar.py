@@ -87,7 +87,7 @@ class Grammars:
                     eos_token=sorted(self._stop_ids),
                     slices=SLICES,
                 )
-                vocabulary.tokens.clear()
+                vocabulary.tokens = []  # it has copied them
             return self._tokenizer
 
     def compile(self, schema: str) -> Grammar:
