@@ -1,5 +1,6 @@
 """Search against real Postgres; a worker's understanding of a query comes from a thread that does its task."""
 
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from threading import Event, Thread
@@ -333,7 +334,7 @@ def test_suggestions_read_indexes(ann: APIClient) -> None:
     assert len(found) == 8 and len(plans) == 4
     for index in ("topic_name_words", "query_begins", "course_title_words", "item_title_words"):
         assert sum(f" on {index}" in plan or f"using {index}" in plan for plan in plans.values()) == 1, plans
-    assert not [plan for plan in plans.values() if "Seq Scan" in plan]
+    assert not [plan for plan in plans.values() if re.search("Seq Scan on (content|search)_", plan)]  # one user is few
 
 
 def test_what_others_asked_is_suggested_only_in_published_words(ann: APIClient, items: dict[str, Item]) -> None:
