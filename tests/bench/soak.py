@@ -63,11 +63,7 @@ def soak(stack: "Stack", seconds: float, *, judges_growth: bool = True) -> int:
         print(f"{(time.monotonic() - began) / 60:6.1f}  {row}    {load.counts()}", flush=True)
     load.stop()
     early = max(1, min(len(table) // 2, round(len(table) * 600 / seconds)))
-    judged = WATCHED if judges_growth else ()
-    passed = [problem for name in judged if (problem := growth(name, [row[name] for row in table], early))]
-    bound = env.KV_CACHE_MB + REST_MIB
-    if (peak := max(row["generate"] for row in table)) > bound:
-        passed.append(f"generate had {peak:.0f} MiB; {bound} are its bound")
+    passed = past_bounds(table, early if judges_growth else len(table), env.KV_CACHE_MB + REST_MIB)
     if load.failed:
         passed.append(f"{load.failed} requests failed: {load.failures}")
     if not load.answered:
@@ -79,6 +75,14 @@ def soak(stack: "Stack", seconds: float, *, judges_growth: bool = True) -> int:
 def memory(stack: "Stack") -> dict[str, float]:
     pids = stack.supervisor.pids()
     return {name: psutil.Process(pids[name]).memory_info().rss / MIB for name in WATCHED}
+
+
+def past_bounds(table: list[dict[str, float]], early: int, bound: float) -> list[str]:
+    """What is wrong with the memory of each process, in words. early: rows of the table; bound: of generate, in MiB."""
+    passed = [problem for name in WATCHED if (problem := growth(name, [row[name] for row in table], early))]
+    if (peak := max(row["generate"] for row in table)) > bound:
+        passed.append(f"generate had {peak:.0f} MiB; {bound:.0f} are its bound")
+    return passed
 
 
 def growth(name: str, values: list[float], early: int) -> str:

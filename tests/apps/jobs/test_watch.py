@@ -9,8 +9,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from apps.common import redis
 from apps.jobs import watch
-from apps.jobs.watch import Consumption
-from tests.helpers import until
+from apps.jobs.metrics import RESIDENT
+from apps.jobs.watch import Consumption, Memory
+from tests.helpers import resident_mb, until
 
 
 @pytest.fixture
@@ -69,3 +70,16 @@ def test_another_queue_s_messages_do_not_hide_a_stall_and_ones_that_expire_are_n
     until(stalls_beside_another)
     redis.broker().lpop(queue)
     until(lambda: not stalled(consumption)())
+
+
+def test_what_was_freed_goes_back_to_the_system_and_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "TRIM_S", 0.0)
+    memory = Memory()
+    memory.name = f"worker-{uuid4()}"
+    blocks = [bytes(1000) for _ in range(200_000)]
+    pin = bytes(1000)  # above them in the heap, which therefore cannot shrink
+    blocks.clear()
+    held = resident_mb().own
+    memory.look()
+    assert held - resident_mb().own > 100
+    assert RESIDENT.labels(memory.name)._value.get() > len(pin)
