@@ -122,3 +122,11 @@ def test_every_queue_has_a_worker_and_a_health_check(profile: str) -> None:
         consumed |= {queue for queues in re.findall(r"-Q (\S+)", command) for queue in queues.split(",")}
         checked |= set(re.findall(r"queue:(\w+)", check))
     assert consumed == checked == set(QUEUES)
+
+
+def test_what_ends_itself_is_started_again() -> None:
+    """Docker restarts what exits, not what is unhealthy; tini passes signals on, and buries who has no parent left."""
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    assert {name for name, service in services.items() if service.get("restart") != "unless-stopped"} == {"migrate"}
+    for path in DOCKERFILES:
+        assert ("ENTRYPOINT", '["tini", "--"]') in instructions(path)
