@@ -6,6 +6,7 @@ from math import ceil
 from asgiref.sync import sync_to_async
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve
 from django.utils.decorators import async_only_middleware
 from django.utils.encoding import escape_uri_path
 from django_structlog.middlewares import RequestMiddleware
@@ -27,7 +28,7 @@ class RequestLog(RequestMiddleware):
         bind_contextvars(ip=client_address(request))
 
 
-PAGES = "/admin/"  # what REST framework's throttles do not see
+PROBES = ("/livez", "/readyz", "/metrics")  # who watches us must never be refused
 
 
 class DeferredResponse(HttpResponse):
@@ -52,17 +53,30 @@ def deferred_response(
     return middleware
 
 
+def limits_itself(path: str) -> bool:
+    """Whether a view of REST framework answers there: it has throttles of its own."""
+    try:
+        return hasattr(resolve(path).func, "cls")
+    except Resolver404:
+        return False
+
+
 @async_only_middleware
 def anonymous_pages(
     get_response: Callable[[HttpRequest], Awaitable[HttpResponseBase]],
 ) -> Callable[[HttpRequest], Awaitable[HttpResponseBase]]:
-    """Count, by address, the pages of those who are not logged in; past the limit the answer is 429."""
+    """Count, by address, what those ask who are not logged in, also in vain; past the limit the answer is 429.
+
+    It does not see static files, which are answered before.
+    """
 
     def wait(request: HttpRequest) -> float:
         return 0 if request.user.is_authenticated else ANONYMOUS.take(client_network(request))
 
     async def middleware(request: HttpRequest) -> HttpResponseBase:
-        if request.path.startswith(PAGES) and (seconds := await sync_to_async(wait)(request)):
+        path = request.path_info
+        free = path in PROBES or limits_itself(path)
+        if not free and (seconds := await sync_to_async(wait)(request)):
             retry = {"Retry-After": str(ceil(seconds))}
             return HttpResponse("Too many requests.", status=429, content_type="text/plain", headers=retry)
         return await get_response(request)
