@@ -41,6 +41,12 @@ def test_the_edge_has_the_limits_of_the_web() -> None:
     assert int(re.findall(r"proxy_read_timeout (\d+)s", text)[0]) > env.JOB_DEADLINE_S
 
 
+def test_the_edge_logs_no_queries() -> None:
+    text = CONF.read_text()
+    assert re.findall(r"access_log ([^;]+);", text) == ["off"]
+    assert re.findall(r"error_log ([^;]+);", text) == ["/dev/stderr crit"]
+
+
 @pytest.fixture(scope="module")
 def edge(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """nginx before the server of `test_http`; its port."""
