@@ -152,7 +152,7 @@ class EngineStats:
     kv_capacity_tokens: int = 0
     crashes: int = 0
     adapters: tuple[AdapterStats, ...] = ()
-    step_seconds: float = 0.0  # that the step under way has taken; what never ends is stuck
+    step_seconds: float = 0.0  # that the step under way has taken, or an event loop not run; what never ends is stuck
     trouble: str = ""  # why it cannot answer now, if it knows
 
 

@@ -44,6 +44,7 @@ BACKOFF_S, BACKOFF_LIMIT_S = 0.5, 10.0
 FAILURES_TO_OPEN = 5  # in a row
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 PROBE_S = 5.0  # how often an open breaker lets a request try
+TICK_S = 1.0  # how often the event loop shows that it runs
 
 
 class Breaker:
@@ -203,6 +204,7 @@ class RemoteEngine:
         self._thread: Thread | None = None
         self._generations: set[RemoteGeneration] = set()
         self._counts: Counter[str] = Counter()
+        self._tick_due: float | None = None  # by time.monotonic(); None while the loop does not run
 
     # --- from any thread ---
 
@@ -239,6 +241,7 @@ class RemoteEngine:
     def stats(self) -> EngineStats:
         generations = tuple(self._generations)
         running = sum(generation.running for generation in generations)
+        due = self._tick_due
         return EngineStats(
             waiting=len(generations) - running,
             running=running,
@@ -247,6 +250,7 @@ class RemoteEngine:
             prompt_tokens=self._counts["prompt_tokens"],
             cached_tokens=self._counts["cached_tokens"],
             crashes=self._counts["crashes"],
+            step_seconds=max(0.0, time.monotonic() - due) if due is not None else 0.0,
             trouble=str(self._breaker.cause or ""),
         )
 
@@ -266,8 +270,15 @@ class RemoteEngine:
     # --- on the engine's thread ---
 
     def _run(self) -> None:
+        self._tick()
         self._loop.run_until_complete(self._serve())
+        self._tick_due = None
         self._loop.close()
+
+    def _tick(self) -> None:
+        """Show that the loop runs; one that stands still shows it by the tick that is overdue."""
+        self._tick_due = time.monotonic() + TICK_S
+        self._loop.call_later(TICK_S, self._tick)
 
     async def _serve(self) -> None:
         async with self._server.client:

@@ -575,6 +575,26 @@ def test_a_receiver_that_fails_ends_its_own_request_only(scripted: ScriptedServe
     assert Asked(engine, PROMPT).wait().text == "Hello there"
 
 
+def test_a_loop_that_stands_still_is_seen(
+    scripted: ScriptedServer, connect: Callable[..., RemoteEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "TICK_S", 0.05)
+    engine, stuck, go_on = connect(scripted.url), Event(), Event()
+
+    def hang(delta: Delta) -> None:
+        stuck.set()
+        go_on.wait(5)
+
+    handle = engine.submit(GenerateRequest("r", tuple(PROMPT), GREEDY), hang)
+    assert stuck.wait(5)
+    until(lambda: engine.stats().step_seconds > 0.1)
+    go_on.set()
+    handle.wait(5)
+    until(lambda: engine.stats().step_seconds == 0)
+    engine.close()
+    assert engine._tick_due is None
+
+
 # --- other servers' ways ---
 
 
