@@ -1,6 +1,6 @@
 """Sentence embeddings by all-MiniLM-L6-v2, which comes inside a wheel. For search, never for generation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,11 +73,19 @@ class Embedder:
         self._device = device
         self._turns = Turns()
 
-    def embed(self, texts: list[str], *, fast: bool = False, urgent: bool = False) -> Embeddings:
+    def embed(
+        self,
+        texts: list[str],
+        *,
+        fast: bool = False,
+        urgent: bool = False,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Embeddings:
         """The embeddings of `texts`, in their order.
 
         fast: in bfloat16 where the hardware multiplies that sooner; off by 0.01% (cosine), and not worth it for one.
         urgent: somebody waits: before the next texts of those who embed many.
+        stopped: asked before each part of the texts; once it is true, the vectors of those that are left are empty.
         """
         import torch
 
@@ -90,6 +98,8 @@ class Embedder:
         for places in parts(token_counts):
             part = [begun[index][0] for index in places]
             with self._turns.turn(urgent), torch.autocast(self._device, dtype=torch.bfloat16, enabled=low):
+                if stopped():
+                    break
                 embedded = self._model.encode(part, normalize_embeddings=True, show_progress_bar=False)
             for index, vector in zip(places, embedded.tolist(), strict=True):
                 vectors[index] = vector

@@ -22,9 +22,14 @@ loading = Lock()  # two first callers would load it twice
 
 @job_task("workers.embed")
 def embed(job: JobRun) -> dict[str, Any]:
-    """The result has `vectors`, each little-endian float32 in base64, and the `tokens` that were read."""
+    """The result has `vectors`, each little-endian float32 in base64, and the `tokens` that were read.
+
+    A stopped job's has nothing.
+    """
     with loading:
         model = embedder()
-    embeddings = aside(lambda: model.embed(job.request["input"]))
+    embeddings = aside(lambda: model.embed(job.request["input"], stopped=job.stopped.is_set))
+    if job.stopped.is_set():
+        return {}
     packed = [base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode() for vector in embeddings.vectors]
     return {"vectors": packed, "tokens": sum(embeddings.token_counts)}

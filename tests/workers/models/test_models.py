@@ -1,14 +1,16 @@
 """Names resolve to weights, weights to digests, and the packaged model is converted once."""
 
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.helpers import until
 from tests.workers.conftest import MODELS_DIR
 from workers.models import packaged
-from workers.models.embedder import DIMENSIONS, Embedder, parts
+from workers.models.embedder import DIMENSIONS, Embedder, Turns, parts
 from workers.models.folder import cached_digest, model_folder
 from workers.models.load import LoadedModel
 from workers.models.packaged import packaged_folder, weights_sha256
@@ -98,3 +100,22 @@ def test_whoever_is_in_a_hurry_waits_for_few_tokens() -> None:
     assert sorted(index for part in made for index in part) == list(range(90))
     sizes = [(counts[part[-1]], len(part)) for part in made]
     assert sizes == [(10, 32), *[(100, 10)] * 3, (100, 8), *[(300, 4)] * 5]
+
+
+def test_whoever_is_in_a_hurry_comes_before_those_who_wait_already() -> None:
+    turns = Turns()
+    order: list[str] = []
+
+    def take(name: str, urgent: bool) -> None:
+        with turns.turn(urgent):
+            order.append(name)
+
+    waiting = [("first", False), ("second", False), ("urgent", True), ("urgent too", True)]
+    threads = [Thread(target=take, args=one, daemon=True) for one in waiting]
+    with turns.turn(urgent=False):
+        for count, thread in enumerate(threads, 1):
+            thread.start()
+            until(lambda count=count: len(turns._waiting) == count)
+    for thread in threads:
+        thread.join(5)
+    assert order == ["urgent", "urgent too", "first", "second"]
