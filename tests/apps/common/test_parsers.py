@@ -1,7 +1,7 @@
 import pytest
 from rest_framework.exceptions import ParseError
 
-from apps.common.parsers import MAX_DEPTH, loads
+from apps.common.parsers import MAX_DEPTH, _Repeated, _unique, loads
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,19 @@ def test_json_is_parsed(body: bytes, value: object) -> None:
 def test_what_cannot_be_kept_is_refused_with_its_place(body: bytes, complaint: str) -> None:
     with pytest.raises(ParseError, match=complaint):
         loads(body)
+
+
+def test_a_name_that_is_there_twice_is_found_without_comparing_each_with_all() -> None:
+    compared = []
+
+    class Name(str):
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return super().__eq__(other)
+
+        __hash__ = str.__hash__
+
+    names = [Name(f"name {number}") for number in range(1000)]
+    with pytest.raises(_Repeated, match="name 999"):
+        _unique([(name, 1) for name in [*names, Name("name 999")]])
+    assert len(compared) <= len(names)
