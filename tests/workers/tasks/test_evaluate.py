@@ -205,6 +205,25 @@ def test_what_was_answered_is_not_asked_again(served: Any, outside: list[str], m
     assert (job.result["model"]["wins"], job.result["model"]["losses"], outside.count("large")) == (2, 1, 2)
 
 
+def test_a_prompt_that_is_too_long_is_counted_and_left_out(served: Any, outside: list[str]) -> None:
+    comparison, job = compared(trained(served))
+    comparison.pairings.filter(position=1).update(messages=[{"role": "user", "content": "so " * 2000}])
+    compare.compare(str(job.id))
+    job.refresh_from_db()
+    assert job.state == State.SUCCEEDED, job.error
+    assert (job.result["model"]["n"], job.result["unjudged"], job.result["too_long"]) == (2, 0, 1)
+    assert list(comparison.pairings.filter(answered_at=None).values_list("position", flat=True)) == [1]
+    assert outside.count("large") == 2
+
+
+def test_a_comparison_of_which_no_prompt_fits_says_so(served: Any, outside: list[str]) -> None:
+    comparison, job = compared(None)
+    comparison.pairings.update(messages=[{"role": "user", "content": "so " * 2000}])
+    compare.compare(str(job.id))
+    job.refresh_from_db()
+    assert (job.state, job.error["code"], outside) == (State.FAILED, "no_prompts", [])
+
+
 def test_an_outside_model_that_is_away_fails_the_comparison(
     served: Any, outside: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
