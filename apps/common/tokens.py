@@ -29,12 +29,18 @@ def least_text_tokens(text: str) -> int:
     return -(-len(text.replace("\u2581", " ").encode(errors="surrogatepass")) // env.LONGEST_TOKEN)
 
 
-def require_room(messages: Iterable[Mapping[str, Any]], *, field: str) -> None:
-    """Raise `ValidationError` of `field` where `messages` and one token of an answer exceed the context."""
+def require_room(messages: Iterable[Mapping[str, Any]], *, field: str, answer: int = 1) -> None:
+    """Raise `ValidationError` of `field` where `messages` and an answer of `answer` tokens exceed the context."""
     least = least_tokens(messages)
-    if least >= env.CONTEXT_TOKENS:
-        problem = (
-            f"This model's maximum context length is {env.CONTEXT_TOKENS} tokens, answer included; this takes at least "
-            f"{least}."
-        )
-        raise ValidationError({field: [ErrorDetail(problem, code=TOO_LONG)]})
+    room = env.CONTEXT_TOKENS - least
+    if room < 1:
+        raise ValidationError({field: [too_long(f"this takes at least {least}.")]})
+    if room < answer:
+        problem = f"this takes at least {least}, which leaves at most {room}; an answer of {answer} is asked for."
+        raise ValidationError({field: [too_long(problem)]})
+
+
+def too_long(problem: str) -> ErrorDetail:
+    """Word the refusal of what does not fit as the worker does, in the words that clients of OpenAI look for."""
+    limit = f"This model's maximum context length is {env.CONTEXT_TOKENS} tokens, answer included"
+    return ErrorDetail(f"{limit}; {problem}", code=TOO_LONG)

@@ -328,9 +328,9 @@ def chat_create(
     """Queue one job for each of `n` choices, with seeds that count up from the given or a random one.
 
     A repeat with the same key gets the jobs of the first request. Raises `ValidationError` for messages that can never
-    fit, `TooManyRequests` and `Conflict`.
+    fit beside the answer that is asked for, `TooManyRequests` and `Conflict`.
     """
-    require_room(messages, field="messages")
+    require_room(messages, field="messages", answer=sampling["max_tokens"] or 1)
     seed = randbelow(SEEDS) if sampling["seed"] is None else sampling["seed"]
     answerer = routed(task=model.task, user=user) if model.task else {"adapter": model.adapter}
     requests: list[dict[str, Any]] = [

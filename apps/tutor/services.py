@@ -64,10 +64,11 @@ def message_ask(
 
     With `keep` false the answer is given up when nobody reads it. Raises `Conflict` while another answer of the
     conversation is under way, `TooManyRequests` past the user's share or the queue's room, and `ValidationError` for
-    a question that can never fit; of the turns before it the worker leaves out what does not.
+    a question that can never fit beside its answer; of the turns before it the worker leaves out what does not.
     """
     user = conversation.user
-    require_room([{"role": "user", "content": content}], field="content")
+    question = Message(conversation=conversation, role=Message.Role.USER, content=content)
+    require_room(messages_for_model(conversation, [question]), field="content", answer=max_tokens)
     sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     request = {"conversation": str(conversation.id), "content": content, **sampling}
     if job := job_find_repeat(user=user, idempotency_key=idempotency_key, request=request):
@@ -83,7 +84,7 @@ def message_ask(
             "An answer is under way in this conversation.", code="answer_running", extra={"job": str(running.id)}
         )
     position = history[-1].position + 1 if history else 0
-    question = Message(conversation=conversation, position=position, role=Message.Role.USER, content=content)
+    question.position = position
     job = job_create(
         kind=JOB_KIND,
         user=user,

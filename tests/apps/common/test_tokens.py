@@ -48,6 +48,26 @@ def test_a_prompt_that_can_never_fit_is_refused_with_what_was_sent_and_what_fits
     assert f"at least {least_tokens(messages)}." in error
 
 
+@given(MESSAGES)
+@settings(max_examples=200, deadline=None)
+def test_an_answer_that_has_room_is_never_refused(tokenizer: Tokenizer, messages: list[dict]) -> None:
+    room = env.CONTEXT_TOKENS - len(render(tokenizer, messages))
+    if room > 0:
+        require_room(messages, field="messages", answer=room)
+
+
+def test_an_answer_that_never_has_room_is_refused_with_what_was_sent_and_what_fits() -> None:
+    messages = [{"role": "user", "content": "Is 4 even?"}]
+    room = env.CONTEXT_TOKENS - least_tokens(messages)
+    require_room(messages, field="messages", answer=room)
+    with pytest.raises(ValidationError) as refusal:
+        require_room(messages, field="messages", answer=room + 1)
+    (error,) = refusal.value.detail["messages"]
+    assert error.code == "context_length_exceeded"
+    assert f"maximum context length is {env.CONTEXT_TOKENS} tokens" in error
+    assert f"leaves at most {room}; an answer of {room + 1} is asked for." in error
+
+
 def test_many_short_turns_can_be_too_many() -> None:
     turns = [{"role": role, "content": ""} for _ in range(1024) for role in ("user", "assistant")]
     with pytest.raises(ValidationError):

@@ -179,6 +179,18 @@ def test_a_question_that_can_never_fit_the_context_is_refused(
     assert ann.get(talk).json()["results"] == []
 
 
+def test_an_answer_that_can_never_fit_beside_the_tutor_s_own_words_is_refused(
+    ann: APIClient, talk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lyo.env.CONTEXT_TOKENS", 300)
+    response = ann.post(talk, {"content": "Why?", "max_tokens": 290})
+    (error,) = response.json()["errors"]
+    assert (response.status_code, error["code"], error["attr"]) == (400, "context_length_exceeded", "content")
+    assert "an answer of 290 is asked for" in error["detail"]
+    assert (Message.objects.count(), Job.objects.count()) == (0, 0)
+    ask(ann, talk, "Why?", max_tokens=200)
+
+
 def test_a_question_that_the_worker_finds_too_long_leaves_nothing(
     ann: APIClient, talk: str, worker: PlayedWorker
 ) -> None:
