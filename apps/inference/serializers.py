@@ -8,6 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
+from apps.common.tokens import too_long
 from apps.inference.json_schemas import schema_fault
 from lyo import env
 
@@ -81,6 +82,18 @@ class IntegerField(ExactField, serializers.IntegerField):
 
     def to_internal_value(self, data: Any) -> Any:
         return super().to_internal_value(int(data) if isinstance(data, float) and data.is_integer() else data)
+
+
+class AnswerLengthField(IntegerField):
+    """Takes the tokens of an answer, of which the context bounds how many there can be."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(min_value=1, max_value=env.CONTEXT_TOKENS, required=False, **kwargs)
+
+    def run_validators(self, value: int) -> None:
+        if value > env.CONTEXT_TOKENS:
+            raise ValidationError([too_long(f"an answer of {value} is asked for.")])
+        super().run_validators(value)
 
 
 class NumberField(ExactField, serializers.FloatField):
@@ -200,15 +213,10 @@ class ChatCompletionCreateSerializer(OpenAISerializer):
 
     model = StringField()
     messages = serializers.ListField(child=ChatMessageSerializer(), min_length=1, max_length=MAX_MESSAGES)
-    max_completion_tokens = IntegerField(
-        min_value=1,
-        max_value=env.CONTEXT_TOKENS,
-        required=False,
-        help_text=f"Default {env.DEFAULT_MAX_TOKENS}, or what the context has room for.",
+    max_completion_tokens = AnswerLengthField(
+        help_text=f"Default {env.DEFAULT_MAX_TOKENS}, or what the context has room for."
     )
-    max_tokens = IntegerField(
-        min_value=1, max_value=env.CONTEXT_TOKENS, required=False, help_text="Older name of max_completion_tokens."
-    )
+    max_tokens = AnswerLengthField(help_text="Older name of max_completion_tokens.")
     temperature = NumberField(min_value=0, max_value=2, default=1.0, help_text="0 takes the likeliest token.")
     top_p = NumberField(min_value=0, max_value=1, default=1.0)
     presence_penalty = NumberField(min_value=-2, max_value=2, default=0.0)

@@ -154,6 +154,25 @@ def test_what_is_wrong_is_named(http: httpx.Client, changes: dict[str, Any], par
 
 
 @pytest.mark.parametrize(
+    ("name", "tokens", "param"),
+    [
+        ("max_tokens", env.CONTEXT_TOKENS, "messages"),
+        ("max_completion_tokens", env.CONTEXT_TOKENS, "messages"),
+        ("max_tokens", env.CONTEXT_TOKENS + 1, "max_tokens"),
+        ("max_completion_tokens", 10**9, "max_completion_tokens"),
+    ],
+)
+def test_an_answer_that_can_never_fit_is_refused_before_a_job_is_made(
+    http: httpx.Client, name: str, tokens: int, param: str
+) -> None:
+    response = http.post("/chat/completions", json={**ASK, name: tokens, "n": 2})
+    assert refused(response) == (400, param, "context_length_exceeded")
+    message = response.json()["error"]["message"]
+    assert f"maximum context length is {env.CONTEXT_TOKENS} tokens" in message
+    assert f"an answer of {tokens} is asked for." in message
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
