@@ -6,14 +6,19 @@ whether they are, the trigrams themselves decide. Texts whose numbers differ are
 
 import re
 import unicodedata
+from collections import Counter, defaultdict, deque
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b, sha256
+from typing import Generic, TypeVar
 
 from rensa import RMinHash
 
 from apps.training.formats import Format, Record, parts_of, questions_of
 
+T = TypeVar("T", bound=Hashable)
+COMPARED = 50  # others, with which one example or problem is compared
 ALIKE = 0.8  # Jaccard similarity of trigrams
 BANDS, ROWS = 20, 6  # of those at ALIKE, 99.8% share a band; of those at half of it, 8%
 TOKEN = re.compile(r"\w+|[-+*/^=<>%]")
@@ -69,14 +74,41 @@ def example_bands(format_: str, record: Record) -> list[int]:
     return Sketch.of(f"{parts.question}\n{parts.answer}").bands(kind=_kind(format_, record))
 
 
-def examples_alike(format_: str, one: Record, other: Record) -> bool:
-    """Whether the questions are alike and the answers too. An answer that was liked is not one that was not."""
-    if _kind(format_, one) != _kind(format_, other):
-        return False
-    first, second = parts_of(format_, one), parts_of(format_, other)
-    return Sketch.of(first.question).is_alike(Sketch.of(second.question)) and Sketch.of(first.answer).is_alike(
-        Sketch.of(second.answer)
-    )
+@dataclass(frozen=True)
+class ExampleSketch:
+    """The question, the answer and the kind of an example: an answer that was liked is not one that was not."""
+
+    kind: str
+    question: Sketch
+    answer: Sketch
+
+    @classmethod
+    def of(cls, format_: str, record: Record) -> "ExampleSketch":
+        parts = parts_of(format_, record)
+        return cls(_kind(format_, record), Sketch.of(parts.question), Sketch.of(parts.answer))
+
+    def is_alike(self, other: "ExampleSketch") -> bool:
+        """Whether the questions are alike and the answers too."""
+        return self.kind == other.kind and self.question.is_alike(other.question) and self.answer.is_alike(other.answer)
+
+
+class ByBand(Generic[T]):
+    """What may be like something, found by bands; at most `COMPARED`, those first that share most bands.
+
+    One question with ever different answers shares bands with all of its like, and is never alike: without a bound each
+    line of such a file would be compared with all lines before it.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, deque[T]] = defaultdict(lambda: deque(maxlen=COMPARED))
+
+    def add(self, bands: Iterable[int], value: T) -> None:
+        for band in bands:
+            self._found[band].append(value)
+
+    def candidates(self, bands: Iterable[int]) -> list[T]:
+        shared = Counter(value for band in bands for value in self._found.get(band, ()))
+        return [value for value, _ in shared.most_common(COMPARED)]
 
 
 def problems_of(format_: str, record: Record) -> list[str]:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from typing import Any
 from uuid import UUID
@@ -26,7 +27,7 @@ from apps.training.models import (
     Split,
     Vote,
 )
-from apps.training.similarity import Sketch, problems_of
+from apps.training.similarity import ByBand, Sketch, problems_of
 from apps.users.models import User
 
 PAGE = 500
@@ -182,18 +183,17 @@ def evaluation_overlaps(examples: Sequence[Example]) -> list[EvaluationItem | No
     bands = [[set(sketch.bands()) for sketch in of_one] for of_one in sketches]
     anywhere = list(set().union(*(of_text for of_one in bands for of_text in of_one)))
     items = EvaluationItem.objects.filter(bands__overlap=anywhere).select_related("evaluation_set")
-    by_band: dict[int, list[EvaluationItem]] = defaultdict(list)
+    problems: ByBand[EvaluationItem] = ByBand()
     for item in items:
-        for band in item.bands:
-            by_band[band].append(item)
+        problems.add(item.bands, item)
+    sketch_of = cache(lambda item: Sketch.of(item.problem))
     return [
         next(
             (
                 item
                 for sketch, of_text in zip(*pair, strict=True)
-                for band in of_text
-                for item in by_band.get(band, ())
-                if sketch.is_alike(Sketch.of(item.problem))
+                for item in problems.candidates(of_text)
+                if sketch.is_alike(sketch_of(item))
             ),
             None,
         )

@@ -16,7 +16,7 @@ import structlog
 from django.core.exceptions import ValidationError
 from django.core.files import File as DjangoFile
 from django.db import IntegrityError, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Case, Q, QuerySet, When
 from django.utils import timezone
 
 from apps.common.constants import Subject, Task
@@ -51,7 +51,7 @@ from apps.training.models import (
 )
 from apps.training.privacy import Mask, mask, mask_record
 from apps.training.selectors.data import evaluation_overlaps, example_get, versions_with
-from apps.training.similarity import Sketch, example_bands, examples_alike, problem_hash
+from apps.training.similarity import COMPARED, ByBand, ExampleSketch, Sketch, example_bands, problem_hash
 from apps.users.models import User
 from apps.users.selectors import user_list_consenting
 
@@ -269,10 +269,12 @@ def _names(learner: User) -> list[str]:
 
 def _near_duplicates(example: Example) -> bool:
     """Whether one that is kept has the same content, or nearly."""
-    alike = Example.objects.filter(Q(hash=example.hash) | Q(bands__overlap=example.bands, format=example.format))
+    near = Example.objects.filter(Q(hash=example.hash) | Q(bands__overlap=example.bands, format=example.format))
+    same_first = Case(When(hash=example.hash, then=0), default=1)
+    sketch = ExampleSketch.of(example.format, example.content)
     return any(
-        other.hash == example.hash or examples_alike(example.format, example.content, other.content)
-        for other in alike.only("hash", "content").iterator()
+        other.hash == example.hash or sketch.is_alike(ExampleSketch.of(example.format, other.content))
+        for other in near.only("hash", "content").order_by(same_first, "-created_at")[:COMPARED]
     )
 
 
@@ -424,19 +426,19 @@ class _Kept:
 
     def __init__(self) -> None:
         self._hashes: set[str] = set()
-        self._by_band: dict[int, list[Example]] = defaultdict(list)
+        self._by_band: ByBand[Example] = ByBand()
+        # Of those that are compared again and again; of all of a large file they would take too much memory.
+        self._sketch = lru_cache(2 * COMPARED)(lambda kept: ExampleSketch.of(kept.format, kept.content))
 
     def add(self, example: Example) -> str:
         """The statistic that it counts for: `examples`, `duplicates` or `near_duplicates`."""
         if example.hash in self._hashes:
             return "duplicates"
-        for band in example.bands:
-            for other in self._by_band.get(band, ()):
-                if examples_alike(example.format, example.content, other.content):
-                    return "near_duplicates"
+        sketch = self._sketch(example)
+        if any(sketch.is_alike(self._sketch(other)) for other in self._by_band.candidates(example.bands)):
+            return "near_duplicates"
         self._hashes.add(example.hash)
-        for band in example.bands:
-            self._by_band[band].append(example)
+        self._by_band.add(example.bands, example)
         return "examples"
 
 

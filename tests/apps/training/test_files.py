@@ -14,6 +14,7 @@ from django.core.files.storage import default_storage
 from apps.common.sheets import workbook_of
 from apps.training.models import Example, File
 from apps.training.services import data as services
+from apps.training.similarity import COMPARED, Sketch
 from apps.users.models import User
 from apps.users.services import token_create
 from lyo import env
@@ -162,6 +163,21 @@ def test_duplicates_are_counted_and_kept_once(clerk: User) -> None:
     file = imported(clerk, near[0], near[0], spaced, near[1], near[2], other)
     assert file.statistics == {"lines": 6, "examples": 2, "duplicates": 2, "near_duplicates": 2, "masked": 0}
     assert file.examples.count() == 2
+
+
+def test_lines_of_one_question_are_each_compared_with_few(clerk: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared, is_alike = [], Sketch.is_alike
+
+    def counted(one: Sketch, other: Sketch) -> bool:
+        compared.append(one)
+        return is_alike(one, other)
+
+    monkeypatch.setattr(Sketch, "is_alike", counted)
+    answers = (f"{chr(97 + number // 26)}{chr(97 + number % 26)} is it" for number in range(300))
+    lines = [json.dumps(chat(f"{LONG} {LONG}?", answer)).encode() for answer in answers]
+    file = imported(clerk, *lines)
+    assert file.statistics["examples"] == 300
+    assert 300 < len(compared) <= 300 * 2 * COMPARED
 
 
 def test_files_share_examples_which_go_with_the_last_of_them(clerk: User) -> None:

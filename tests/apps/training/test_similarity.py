@@ -1,4 +1,14 @@
-from apps.training.similarity import BANDS, Sketch, example_bands, examples_alike, normalised, problem_hash
+from apps.training.formats import Record
+from apps.training.similarity import (
+    BANDS,
+    COMPARED,
+    ByBand,
+    ExampleSketch,
+    Sketch,
+    example_bands,
+    normalised,
+    problem_hash,
+)
 from tests.apps.training.conftest import chat
 
 WORDS = "the quick brown fox jumps over the lazy dog while a small grey cat sleeps under an old oak tree and dreams"
@@ -53,3 +63,18 @@ def test_a_liked_answer_is_not_like_a_disliked_one() -> None:
     up, down = ({**chat(WORDS, WORDS), "liked": liked} for liked in (True, False))
     assert not examples_alike("thumb", up, down)
     assert not set(example_bands("thumb", up)) & set(example_bands("thumb", down))
+
+
+def examples_alike(format_: str, one: Record, other: Record) -> bool:
+    return ExampleSketch.of(format_, one).is_alike(ExampleSketch.of(format_, other))
+
+
+def test_candidates_are_bounded_and_those_that_share_most_come_first() -> None:
+    found: ByBand[str] = ByBand()
+    for number in range(1000):
+        found.add(range(3), f"far {number}")
+    found.add(range(2, 10), "near")
+    candidates = found.candidates(range(10))
+    assert candidates[0] == "near"
+    assert len(candidates) == len(set(candidates)) == COMPARED
+    assert found.candidates([77]) == []
