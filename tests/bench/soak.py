@@ -103,7 +103,7 @@ class Load:
 
     def start(self) -> None:
         adapters = imported_adapters(self.stack)
-        for act in (self.tutor, self.tutor, self.embed, self.search, self.learn, self.hostile):
+        for act in (self.tutor, self.tutor, self.ask_long, self.embed, self.search, self.learn, self.hostile):
             self._begin(act)
         self._begin(lambda client: self.ask_adapters(client, adapters))
 
@@ -152,6 +152,12 @@ class Load:
             url = f"/api/v1/tutor/conversations/{talk}/messages"
             yield client.post(url, json=question, headers={"Accept": "text/event-stream"})
             yield client.get(url)
+
+    def ask_long(self, client: httpx.Client) -> Iterator[httpx.Response]:
+        """Have the cache of keys and values full within minutes: what it holds is no growth later on."""
+        numbers = Random(time.time_ns())
+        text = " ".join(str(numbers.randint(100, 999)) for _ in range(500))  # 2,000 tokens
+        yield client.post("/v1/chat/completions", json=chat("tutor", text, max_tokens=1))
 
     def embed(self, client: httpx.Client) -> Iterator[httpx.Response]:
         sizes = Random(time.time_ns())
