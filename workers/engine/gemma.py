@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from workers.engine.attention import Batch, KVStore, Read, Window
 from workers.engine.linear import Embedding, Int8Linear, Linear, MappedFiles, PackedLinear, fastest, packable
 from workers.engine.lora import Adapters, LoraRows, Part, Site
+from workers.engine.model import softcapped
 
 FAMILIES = ("gemma2", "gemma3_text")
 
@@ -77,16 +78,16 @@ class Gemma:
             for kind in set(config.layer_types)
         }
         names = {part: name for name, part in module.named_modules()}
-        self._files = MappedFiles()
-        self._layers = [self._take(i, layer, config, names) for i, layer in enumerate(decoder.layers)]
+        files = MappedFiles()
+        self._layers = [self._take(i, layer, config, names, files) for i, layer in enumerate(decoder.layers)]
         self._windows = {layer.window for layer in self._layers}
         self._final_norm = norm_weight(decoder.norm)
         output = module.get_output_embeddings().weight.data
         self._output = Int8Linear(output) if int8_output and packable(output) else fastest(output)
         copied = not isinstance(self._output, Linear)
         if copied:
-            self._files.evict(output)
-        self._embedding = Embedding(embedding.weight.data, evicts=copied and self._files.hold(embedding.weight.data))
+            files.evict(output)
+        self._embedding = Embedding(embedding.weight.data, evicts=copied and files.hold(embedding.weight.data))
         self.numerics = "int8" if isinstance(self._output, Int8Linear) else str(self.dtype).removeprefix("torch.")
         shape = (self._kv_heads, self._head_dim)
         self.storage = KVStore(dict.fromkeys(range(len(self._layers)), shape), self.dtype, self.device)
@@ -106,9 +107,7 @@ class Gemma:
         return self._norm(x[batch.wanted], self._final_norm)
 
     def logits(self, states: Tensor) -> Tensor:
-        logits = self._output(states)
-        cap = self._logit_softcap
-        return logits if cap is None else torch.tanh(logits.float() / cap) * cap
+        return softcapped(self._output(states), self._logit_softcap)
 
     def _attention(
         self, layer: Layer, batch: Batch, x: Tensor, cos: Tensor, sin: Tensor, lora: LoraRows | None
@@ -136,7 +135,7 @@ class Gemma:
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return (x * inverse_rms(x, self._eps) * weight).to(self.dtype)
 
-    def _take(self, index: int, layer: Any, config: Any, names: dict[nn.Module, str]) -> Layer:
+    def _take(self, index: int, layer: Any, config: Any, names: dict[nn.Module, str], files: MappedFiles) -> Layer:
         """A layer's weights, in fewer and larger pieces."""
         attn, mlp, kind = layer.self_attn, layer.mlp, config.layer_types[index]
 
@@ -146,7 +145,7 @@ class Gemma:
             parts = tuple(Part(names[module], len(module.weight)) for module in modules)
             self.sites[f"{index}.{site}"] = Site(weight.shape[1], parts)
             for module in modules:
-                self._files.evict(module.weight.data)
+                files.evict(module.weight.data)
                 module.weight.data = weight.new_empty(0)
             return fastest(weight)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from workers.engine.attention import Read
@@ -25,3 +26,8 @@ class SlotModel(Protocol):
 
         The dearest product of all, so only for states that need it.
         """
+
+
+def softcapped(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits within -cap and cap, in float32 (Gemma 2, arXiv:2408.00118); as they are without a cap."""
+    return logits if cap is None else torch.tanh(logits.float() / cap) * cap

@@ -12,6 +12,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from workers.engine.attention import Batch, KVStore, Read
 from workers.engine.lora import Adapters, LoraRows, Part, Site
+from workers.engine.model import softcapped
 
 ATTENTION = "lyo_flat"
 
@@ -48,8 +49,7 @@ class Modules:
         return self._run(batch.ids, batch.positions, Cached(batch))[batch.wanted]
 
     def logits(self, states: Tensor) -> Tensor:
-        logits: Tensor = self._output(states)
-        return logits if self._softcap is None else torch.tanh(logits.float() / self._softcap) * self._softcap
+        return softcapped(self._output(states), self._softcap)
 
     def _run(self, ids: Tensor, positions: Tensor, cache: "Cached | Probe") -> Tensor:
         """ids, positions: [tokens]. Returns [tokens, width]."""

@@ -229,8 +229,13 @@ def report_of(options: argparse.Namespace) -> dict[str, Any]:
             engine.close()
     print(file=sys.stderr)
     files = [str(file) for file in options.items]
-    counts = {"items": made.items, "too_long": made.too_long}
-    return {"files": files, "dtype": engine.numerics, **counts, "measures": made.measures}
+    return {
+        "files": files,
+        "dtype": engine.numerics,
+        "items": made.items,
+        "too_long": made.too_long,
+        "measures": made.measures,
+    }
 
 
 def read_items(file: Path) -> Iterator[Item]:
