@@ -4,18 +4,26 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 import torch
 
+from tests.helpers import until
+from workers.engine.linear import packable
 from workers.engine.loop import LocalEngine
 from workers.models.load import LoadedModel, load
 from workers.models.packaged import packaged_folder
 from workers.models.registry import REGISTRY
 from workers.models.tokenizer import Tokenizer
+from workers.protocols import Engine, Handle
 
 torch.set_num_threads(1)  # two threads that share their cores with other work wait for each other most of the time
 
+needs_kernels = pytest.mark.skipif(
+    not packable(torch.zeros(1, dtype=torch.bfloat16)), reason="oneDNN's kernels for this are x86's"
+)
 MODELS_DIR = Path(os.environ.get("LYO_MODELS_DIR", Path(__file__).parents[2] / ".lyo" / "models"))
 
 
@@ -59,3 +67,23 @@ def run(engine: LocalEngine, until: Callable[[], bool] | None = None) -> None:
     """Step the engine until nothing is left to do, or `until` says so."""
     while not (until and until()) and engine.step():
         pass
+
+
+class Hang:
+    """Stands still where it is called, until it may go on."""
+
+    def __init__(self) -> None:
+        self.stuck, self.go_on = Event(), Event()
+
+    def __call__(self) -> None:
+        self.stuck.set()
+        self.go_on.wait(5)
+
+
+def assert_seen(engine: Engine, hang: Hang, handle: Handle[Any]) -> None:
+    """An engine that stands still in a request tells for how long, until it has gone on."""
+    assert hang.stuck.wait(5)
+    until(lambda: engine.stats().step_seconds > 0.1)
+    hang.go_on.set()
+    handle.wait(5)
+    until(lambda: engine.stats().step_seconds == 0)

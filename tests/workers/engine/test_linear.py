@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import resident_mb
+from tests.workers.conftest import needs_kernels
 from workers.engine.attention import zeros
 from workers.engine.linear import (
     MAPS,
@@ -17,11 +18,9 @@ from workers.engine.linear import (
     MappedFiles,
     PackedLinear,
     multiplies_int8,
-    packable,
 )
 
 WEIGHT = torch.randn(768, 640, generator=torch.Generator().manual_seed(1)).bfloat16()
-needs_kernels = pytest.mark.skipif(not packable(WEIGHT), reason="oneDNN's kernels for this are x86's")
 
 
 def rows(count: int) -> torch.Tensor:

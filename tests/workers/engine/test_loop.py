@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor
 
 from tests.helpers import until
-from tests.workers.conftest import run
+from tests.workers.conftest import Hang, assert_seen, run
 from tests.workers.fakes import STOP_ID, VOCABULARY, FakeModel, answer, fake_engine, next_token, text
 from workers.engine.attention import Read
 from workers.engine.cache import RowCache
@@ -327,24 +327,18 @@ def test_an_idle_engine_gives_the_memory_of_its_cache_back_and_answers_as_before
 
 
 def test_the_step_under_way_is_timed_so_that_one_without_end_is_seen() -> None:
-    model, stuck, go_on = FakeModel(), Event(), Event()
+    model, hang = FakeModel(), Hang()
     forward = model.forward
 
-    def hang(reads: Sequence[Read]) -> Tensor:
-        stuck.set()
-        go_on.wait(5)
+    def forward_late(reads: Sequence[Read]) -> Tensor:
+        hang()
         return forward(reads)
 
-    model.forward = hang
+    model.forward = forward_late
     engine = fake_engine(model)
     assert engine.stats().step_seconds == 0
     engine.start()
-    handle = engine.submit(request(), ignore)
-    assert stuck.wait(5)
-    until(lambda: engine.stats().step_seconds > 0.1)
-    go_on.set()
-    handle.wait(5)
-    until(lambda: engine.stats().step_seconds == 0)
+    assert_seen(engine, hang, engine.submit(request(), ignore))
     engine.close()
 
 

@@ -7,11 +7,10 @@ import torch
 
 from tests.bench.engine import decoded_nll
 from tests.helpers import resident_mb
-from tests.workers.conftest import MODELS_DIR, run
+from tests.workers.conftest import MODELS_DIR, needs_kernels, run
 from workers.engine.attention import Read
 from workers.engine.cache import Place
 from workers.engine.gemma import Gemma
-from workers.engine.linear import packable
 from workers.engine.loop import LocalEngine
 from workers.models.load import load
 from workers.models.template import render
@@ -66,11 +65,6 @@ def nlls(dtype: str) -> tuple[float, float]:
     ]
     run(engine)
     return -mean(value for handle in handles for value in handle.wait().logprobs[0]), decoded
-
-
-needs_kernels = pytest.mark.skipif(
-    not packable(torch.zeros(1, dtype=torch.bfloat16)), reason="int8 is the same as bfloat16 here"
-)
 
 
 @needs_kernels

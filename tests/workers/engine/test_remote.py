@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from tests.helpers import until
-from tests.workers.conftest import gemma_folder
+from tests.workers.conftest import Hang, assert_seen, gemma_folder
 from workers.engine import remote
 from workers.engine.remote import RemoteEngine
 from workers.models.template import render
@@ -579,18 +579,9 @@ def test_a_loop_that_stands_still_is_seen(
     scripted: ScriptedServer, connect: Callable[..., RemoteEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "TICK_S", 0.05)
-    engine, stuck, go_on = connect(scripted.url), Event(), Event()
-
-    def hang(delta: Delta) -> None:
-        stuck.set()
-        go_on.wait(5)
-
-    handle = engine.submit(GenerateRequest("r", tuple(PROMPT), GREEDY), hang)
-    assert stuck.wait(5)
-    until(lambda: engine.stats().step_seconds > 0.1)
-    go_on.set()
-    handle.wait(5)
-    until(lambda: engine.stats().step_seconds == 0)
+    engine, hang = connect(scripted.url), Hang()
+    handle = engine.submit(GenerateRequest("r", tuple(PROMPT), GREEDY), lambda delta: hang())
+    assert_seen(engine, hang, handle)
     engine.close()
     assert engine._tick_due is None
 
