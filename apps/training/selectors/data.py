@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import combinations
 from typing import Any
 from uuid import UUID
@@ -178,27 +177,25 @@ def _agreement(reviewers: tuple[str, str], both: list[tuple[bool, bool]]) -> Agr
 
 
 def evaluation_overlaps(examples: Sequence[Example]) -> list[EvaluationItem | None]:
-    """For each example an item of an evaluation set whose problem it has too, or nearly; in one query."""
+    """For each example an item of an evaluation set whose problem it has too, or nearly; in one query.
+
+    The same problem is found however many are like it.
+    """
     sketches = [[Sketch.of(text) for text in problems_of(example.format, example.content)] for example in examples]
     bands = [[set(sketch.bands()) for sketch in of_one] for of_one in sketches]
     anywhere = list(set().union(*(of_text for of_one in bands for of_text in of_one)))
     items = EvaluationItem.objects.filter(bands__overlap=anywhere).select_related("evaluation_set")
-    problems: ByBand[EvaluationItem] = ByBand()
+    problems = {item: Sketch.of(item.problem) for item in items}
+    same = {problem: item for item, problem in problems.items()}
+    near: ByBand[EvaluationItem] = ByBand()
     for item in items:
-        problems.add(item.bands, item)
-    sketch_of = cache(lambda item: Sketch.of(item.problem))
-    return [
-        next(
-            (
-                item
-                for sketch, of_text in zip(*pair, strict=True)
-                for item in problems.candidates(of_text)
-                if sketch.is_alike(sketch_of(item))
-            ),
-            None,
-        )
-        for pair in zip(sketches, bands, strict=True)
-    ]
+        near.add(item.bands, item)
+
+    def overlap(sketch: Sketch, of_text: set[int]) -> EvaluationItem | None:
+        alike = (item for item in near.candidates(of_text) if sketch.is_alike(problems[item]))
+        return same.get(sketch) or next(alike, None)
+
+    return [next(filter(None, map(overlap, *pair)), None) for pair in zip(sketches, bands, strict=True)]
 
 
 # --- data set versions ---

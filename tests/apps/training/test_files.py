@@ -9,9 +9,11 @@ import httpx
 import openai
 import pytest
 from django.contrib.auth.models import Permission
+from django.core.exceptions import ValidationError
 from django.core.files.storage import default_storage
 
 from apps.common.sheets import workbook_of
+from apps.training import similarity
 from apps.training.models import Example, File
 from apps.training.services import data as services
 from apps.training.similarity import COMPARED, Sketch
@@ -291,6 +293,15 @@ def test_a_sheet_has_a_column_for_each_field_and_names_the_line_and_column(clerk
         with pytest.raises(services.ValidationError, match=said):
             imported(clerk, content, name="c.csv")
     assert File.objects.count() == 2
+
+
+def test_a_problem_of_an_evaluation_set_is_refused_however_many_are_like_it(
+    clerk: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.evaluation_set_register(name="sums", task="tutoring", stream=BytesIO(GOOD[0]))
+    monkeypatch.setattr(similarity, "COMPARED", 0)  # as if others came first
+    with pytest.raises(ValidationError, match="line 1: its problem is in evaluation set sums"):
+        imported(clerk, GOOD[0])
 
 
 def test_an_evaluation_set_comes_as_a_sheet(clerk: User) -> None:
