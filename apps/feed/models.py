@@ -159,7 +159,10 @@ class Weights(TimestampedModel):
     """What counts how much in the order of feeds. The newest row is in force; a change is a new row."""
 
     engagement = models.FloatField(default=1.0, help_text="How probable it is that the learner takes to it.")
-    interest = models.FloatField(default=0.6, help_text="It is of a subject or a tag that the learner named.")
+    interest = models.FloatField(
+        default=0.6,
+        help_text="It is of a subject or a tag that the learner named, or of a subject that they took to last.",
+    )
     level = models.FloatField(default=0.4, help_text="It is of the learner's level.")
     language = models.FloatField(default=2.0, help_text="It is in the learner's language.")
     followed = models.FloatField(default=0.4, help_text="The learner follows the author.")

@@ -58,6 +58,28 @@ def test_a_feed_turns_toward_what_was_done_and_says_so(ann: APIClient, catalogue
     assert not {item.title for item in physics[:3]} & set(titles(page(ann, page_size=100)))
 
 
+def test_a_subject_that_was_taken_to_is_an_interest_by_its_share(ann: APIClient, catalogue: list[Item]) -> None:
+    physics, programming = ([item for item in catalogue if item.subject == name] for name in ("physics", "programming"))
+    for item in (programming[0], *physics[:2]):  # of weights 3, and an earlier one counts for 0.8 of the one after it
+        does(ann, item, "complete")
+    scores_request()
+    work()
+
+    def interest(item: Item) -> float:
+        parts = ann.get(f"/api/v1/feed/{item.id}/why").json()["parts"]
+        return float(next(part["value"] for part in parts if part["name"] == "interest"))
+
+    of_physics, of_programming = 3 + 3 * 0.8, 3 * 0.64
+    whole = of_physics + of_programming + 3
+    assert interest(physics[5]) == pytest.approx(of_physics / whole, abs=1e-4)
+    assert interest(programming[5]) == pytest.approx(of_programming / whole, abs=1e-4)
+    assert ann.patch("/api/v1/me", {"interests": ["physics"]}).status_code == 200
+    does(ann, physics[2], "click")
+    scores_request()
+    work()
+    assert interest(physics[5]) == 1
+
+
 def test_who_did_nothing_new_is_not_scored_again(ann: APIClient, catalogue: list[Item]) -> None:
     does(ann, catalogue[0], "click")
     assert len(scores_request()) == 1

@@ -59,6 +59,13 @@ class Catalogue:
             found[self.topic_slugs[topic]].append(int(place))
         return dict(found)
 
+    @cached_property
+    def subject_members(self) -> csr_matrix:
+        """[n, subjects] of 1 where the item is of the subject."""
+        _, numbers = np.unique(np.array(self.subjects, dtype=str), return_inverse=True)
+        columns = int(numbers.max()) + 1 if len(numbers) else 0
+        return csr_matrix((np.ones(len(self), np.float32), (np.arange(len(self)), numbers)), (len(self), columns))
+
     def members(self, name: str) -> frozenset[int]:
         """The items of a subject, a tag or a topic."""
         return self._members.setdefault(name, frozenset(self.about.get(name, ())))

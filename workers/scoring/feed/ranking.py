@@ -8,6 +8,7 @@ import numpy as np
 from workers.scoring.feed.catalogue import TEACHES, Batch, Catalogue
 from workers.scoring.feed.model import FeedModel, Proposals, propose
 from workers.scoring.feed.sources import Source
+from workers.scoring.feed.sources.content import DECAY, RECENT
 from workers.scoring.feed.sources.followed import Followed
 from workers.scoring.feed.sources.next_topics import NextTopics
 from workers.scoring.feed.sources.profile import Profile
@@ -16,6 +17,7 @@ TEACHING, OTHERS = 100, 60  # of a ranking
 OF_A_SUBJECT = 40  # so that there is something to mix
 EXPLORED, SHOWN_LITTLE = 8, 20  # items that are tried, of those that were shown less often than that
 REASONS = 3
+PRIOR = 3.0  # as much as one item that was liked says
 STRONG = 0.5  # of what a source says most, from which on it is a reason
 NAMED_OR_NOTHING = ("item_to_item", "sequence", "similar", "next_topic", "followed", "interest")
 
@@ -55,7 +57,8 @@ def rankings(model: FeedModel, catalogue: Catalogue, batch: Batch, weights: dict
 def known_parts(model: FeedModel, catalogue: Catalogue, batch: Batch, found: Proposals) -> dict[str, np.ndarray]:
     """[pairs] each, from 0 to 1."""
     profile = next(source for source in model.sources if isinstance(source, Profile))
-    interest = np.stack([profile.interest(learner) for learner in batch.learners])
+    named = np.stack([profile.interest(learner) for learner in batch.learners])
+    interest = np.maximum(named, subject_interest(catalogue, batch))
     level = np.stack([profile.level(learner) for learner in batch.learners])
     language = np.stack([catalogue.in_language(learner.language) for learner in batch.learners])
 
@@ -76,6 +79,18 @@ def known_parts(model: FeedModel, catalogue: Catalogue, batch: Batch, found: Pro
         "trend": catalogue.trend[found.items],
         "foresight": foreseen(batch, found),
     }
+
+
+def subject_interest(catalogue: Catalogue, batch: Batch) -> np.ndarray:
+    """[learners, items], from 0 to 1: the share that the item's subject has of what the learner took to last.
+
+    So a feed's subjects follow its learner's (calibration: Steck, 2018), also those that they did not name; `PRIOR`
+    keeps the first click from being all that is known of them.
+    """
+    recent = batch.history.recent(RECENT, DECAY)
+    of_subjects = (recent @ catalogue.subject_members).toarray()
+    share = of_subjects / (of_subjects.sum(axis=1, keepdims=True) + PRIOR)
+    return np.asarray(share[:, catalogue.subject_members.indices], np.float32)
 
 
 def foreseen(batch: Batch, found: Proposals) -> np.ndarray:
