@@ -179,8 +179,8 @@ def examples_collect(*, source: str) -> Counter[str]:
     """Make examples of what a source observed since the last time.
 
     Counts each observation as `added`, `changed`, `unchanged`, `duplicate`, `overlaps` (an evaluation set), `invalid`
-    or `unconsented`. What takes long, reading and masking, is done before anybody's row is locked, and only for so
-    long: what is left then is collected the next time.
+    or `unconsented`. What takes long, reading, masking and comparing, is done before anybody's row is locked, and only
+    for so long: what is left then is collected the next time.
     """
     cursor, _ = Collection.objects.get_or_create(source=source, defaults={"until": EPOCH})
     until = timezone.now() - SETTLED
@@ -194,34 +194,46 @@ def examples_collect(*, source: str) -> Counter[str]:
         some = list(islice(observed, LOCKED_AT_ONCE))
         learners = user_list_consenting().in_bulk({observation.learner_id for observation in some})
         drafts: list[_Draft] = []
+        kept = _Kept()
         for seen in some:
-            drafts.append(_draft(source, seen, learners.get(seen.learner_id), masked))
+            drafts.append(_draft(source, seen, learners.get(seen.learner_id), kept, masked))
             if len(drafts) > 1 and time.monotonic() > ends_at:  # the first may be where the last collection ended
                 break
         last = len(drafts) < LOCKED_AT_ONCE and len(drafts) == len(some)
-        kept = _collect(cursor, drafts, until if last else drafts[-1].seen.changed_at)
-        outcomes += kept or Counter()
-        if kept is None or last or time.monotonic() > ends_at:
+        collected = _collect(cursor, drafts, until if last else drafts[-1].seen.changed_at)
+        outcomes += collected or Counter()
+        if collected is None or last or time.monotonic() > ends_at:
             return outcomes
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """What would become of an observation, if its learner still is who they were. example: None, of no format."""
+    """What would become of an observation, if its learner still is who they were.
+
+    example: None, of no format. unfit: why it would not be kept, `overlaps` or `duplicate`; "" where it would be.
+    """
 
     seen: Observation
     names: list[str]
-    example: Example | None
+    example: Example | None = None
+    unfit: str = ""
 
 
-def _draft(source: str, seen: Observation, learner: User | None, masked: Mask = mask) -> _Draft:
-    names = _names(learner) if learner else []
+def _draft(source: str, seen: Observation, learner: User | None, kept: "_Kept", masked: Mask = mask) -> _Draft:
+    """kept: what was drafted with it, of which it must be no duplicate either."""
+    if learner is None or not _consented(learner, seen):
+        return _Draft(seen, [])
+    names = _names(learner)
     try:
         format_, record = validate(seen.record)
     except Invalid:  # an empty answer, for one
-        return _Draft(seen, names, None)
+        return _Draft(seen, names)
     about = {"task": seen.task, "subject": seen.subject, "source": source, "source_id": seen.id}
-    return _Draft(seen, names, example_new(format_=format_, record=record, names=names, masked=masked, **about))
+    example = example_new(format_=format_, record=record, names=names, masked=masked, **about)
+    if _overlap(example):
+        return _Draft(seen, names, example, "overlaps")
+    is_new = not _near_duplicates(example) and kept.add(example) == "examples"
+    return _Draft(seen, names, example, "" if is_new else "duplicate")
 
 
 @transaction.atomic
@@ -240,13 +252,14 @@ def _collect(cursor: Collection, drafts: Sequence[_Draft], until: datetime) -> C
 
 
 def _keep(draft: _Draft, learner: User | None) -> str:
-    seen, example = draft.seen, draft.example
-    if learner is None or learner.training_consented_at is None or seen.done_at < learner.training_consented_at:
+    seen = draft.seen
+    if learner is None or not _consented(learner, seen):
         return "unconsented"
+    if draft.example is not None and _names(learner) != draft.names:  # the new ones must be masked
+        draft = _draft(draft.example.source, seen, learner, _Kept())
+    example = draft.example
     if example is None:
         return "invalid"
-    if _names(learner) != draft.names:  # the new ones must be masked
-        example = _draft(example.source, seen, learner).example or example
     record = example.original or example.content
     known = Example.objects.filter(source=example.source, source_id=seen.id).first()
     if known is not None and (record == (known.original or known.content) or versions_with([known.hash]).exists()):
@@ -254,12 +267,16 @@ def _keep(draft: _Draft, learner: User | None) -> str:
     example.learner, example.consented_at = learner, learner.training_consented_at
     if known is not None:
         known.delete()
-    if _overlap(example):
-        return "overlaps"
-    if _near_duplicates(example):
+    if draft.unfit:
+        return draft.unfit
+    if Example.objects.filter(hash=example.hash).exists():  # it has come since it was compared
         return "duplicate"
     example.save()
     return "added" if known is None else "changed"
+
+
+def _consented(learner: User, seen: Observation) -> bool:
+    return learner.training_consented_at is not None and seen.done_at >= learner.training_consented_at
 
 
 def _names(learner: User) -> list[str]:
@@ -268,8 +285,9 @@ def _names(learner: User) -> list[str]:
 
 
 def _near_duplicates(example: Example) -> bool:
-    """Whether one that is kept has the same content, or nearly."""
+    """Whether one that is kept has the same content, or nearly; not the one that it would replace."""
     near = Example.objects.filter(Q(hash=example.hash) | Q(bands__overlap=example.bands, format=example.format))
+    near = near.exclude(source=example.source, source_id=example.source_id)
     same_first = Case(When(hash=example.hash, then=0), default=1)
     sketch = ExampleSketch.of(example.format, example.content)
     return any(

@@ -62,23 +62,36 @@ def test_answers_become_masked_conversations_of_which_the_last_turn_is_learnt(an
 
 
 @pytest.mark.django_db(transaction=True)
-def test_nobodys_row_is_locked_while_what_they_said_is_masked(
-    ann: User, talk: Talk, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["mask_record", "_overlap", "_near_duplicates"])
+def test_nobodys_row_is_locked_while_what_they_said_is_masked_and_compared(
+    ann: User, talk: Talk, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     talk(ann, ("I am Annette. 2 + 2?", "Hello Annette: 4"))
-    masked, mask = [], services.mask_record
+    in_transaction, take = [], getattr(services, step)
 
-    def watched(record: Any, *args: Any) -> Any:
+    def watched(*args: Any) -> Any:
         with psycopg.connect(**connection.get_connection_params()) as other:
             other.execute("SELECT 1 FROM users_user WHERE id = %s FOR UPDATE NOWAIT", [ann.id])
-        masked.append(connection.in_atomic_block)
-        return mask(record, *args)
+        in_transaction.append(connection.in_atomic_block)
+        return take(*args)
+
+    monkeypatch.setattr(services, step, watched)
+    assert collected() == {"added": 1}
+    assert in_transaction == [False]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nothing_is_open_while_a_file_is_masked(ann: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_transaction, mask = [], services.mask_record
+
+    def watched(*args: Any) -> Any:
+        in_transaction.append(connection.in_atomic_block)
+        return mask(*args)
 
     monkeypatch.setattr(services, "mask_record", watched)
-    assert collected() == {"added": 1}
     lines = json.dumps({"messages": [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]})
     services.file_create(user=ann, filename="a.jsonl", stream=BytesIO(lines.encode()))
-    assert masked == [False, False]
+    assert in_transaction == [False]
 
 
 def test_a_name_that_changes_while_it_is_masked_is_masked_too(
@@ -214,6 +227,24 @@ def test_near_duplicates_are_dropped_and_other_numbers_are_not(ann: User, talk: 
     assert collected() == {"added": 2, "duplicate": 1}
 
 
+def test_one_question_with_ever_different_answers_is_compared_with_some_only(
+    ann: User, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = "please explain to me slowly why the sum of two even numbers is always an even number"
+    answers = ("because of two", "think of pairs", "halves stay whole", "it divides", "try four and six")
+    for answer in answers:
+        talk(ann, (question, answer))
+    assert collected() == {"added": len(answers)}
+    compared: list[Any] = []
+    sketch = services.ExampleSketch.of
+    monkeypatch.setattr(services.ExampleSketch, "of", lambda *args: compared.append(args) or sketch(*args))
+    monkeypatch.setattr(services, "COMPARED", 2)
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": "draw dots in rows"}]
+    other = services.example_new(format_="chat", record={"messages": messages})
+    assert services._near_duplicates(other) is False
+    assert len(compared) == 1 + 2  # itself, and two others
+
+
 def test_a_problem_of_an_evaluation_set_is_not_collected(ann: User, talk: Talk) -> None:
     line = b'{"instruction": "What is 17 + 25?", "output": "42"}'
     services.evaluation_set_register(name="sums", task="tutoring", stream=BytesIO(line))
@@ -234,7 +265,7 @@ def test_a_run_costs_the_same_for_each_answer(ann: User, talk: Talk, django_asse
     for count in (1, 3):
         for number in range(count):
             talk(ann, (f"{count} + {number}?", "?"))
-        with django_assert_num_queries(8 + 5 * count):  # the context, earlier and alike examples, evaluations, INSERT
+        with django_assert_num_queries(8 + 6 * count):  # context, evaluations, alike, earlier and same examples, INSERT
             assert collected() == {"added": count}
         rewind()
         Example.objects.all().delete()
