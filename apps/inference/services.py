@@ -28,7 +28,6 @@ from apps.inference.selectors import (
     route_state,
     routed,
 )
-from apps.jobs.dispatch import ROUTES
 from apps.jobs.models import ACTIVE, Job, State
 from apps.jobs.services import job_admit, job_create, job_find_repeat
 from apps.users.models import User
@@ -361,7 +360,7 @@ def _create(
     for _ in requests[1:]:  # the view took the first
         if wait := GenerationThrottle.bucket.take(str(user.pk)):
             raise TooManyRequests("Too many generations a minute.", code="rate_limit_exceeded", wait=wait)
-    job_admit(user=user, queue=ROUTES[kind].queue, count=len(requests))
+    job_admit(user=user, kind=kind, count=len(requests))
     return [
         job_create(
             kind=kind,

@@ -65,17 +65,18 @@ def finish_hook_register(kind: str, hook: FinishHook) -> None:
 # --- creation ---
 
 
-def job_admit(*, user: User, queue: str, count: int = 1) -> None:
-    """Refuse with `TooManyRequests` what would exceed the user's share or the queue's room.
+def job_admit(*, user: User, kind: str, count: int = 1) -> None:
+    """Refuse with `TooManyRequests` jobs of a kind that would exceed the user's share or their queue's room.
 
     The fuller a queue is, the less of it one user may have: a share of what is left (dynamic thresholds; Choudhury and
     Hahne 1998). So those who flood it hold each other back, and whoever has nothing waiting finds a place.
     """
+    queue = dispatch.ROUTES[kind].queue
     _one_at_a_time(user)
     mine = Job.objects.filter(user=user, queue=queue, state__in=ACTIVE).count()
     if mine + count > env.GENERATIONS_AT_ONCE:
         raise TooManyRequests(
-            f"You have {mine} answers under way; at most {env.GENERATIONS_AT_ONCE} run at once.",
+            f"You have {mine} requests under way; at most {env.GENERATIONS_AT_ONCE} run at once.",
             code="too_many_at_once",
             wait=2,
         )

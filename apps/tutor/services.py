@@ -21,7 +21,6 @@ from apps.users.models import User
 from lyo import env
 
 JOB_KIND = "chat"
-QUEUE = "generate"
 TITLE_LENGTH = 80
 
 
@@ -75,7 +74,7 @@ def message_ask(
         if answer := Message.objects.filter(job=job).first():
             return Turn(answer, job)
         raise ValidationError({"content": [ErrorDetail((job.error or {}).get("detail", ""), code=TOO_LONG)]})
-    job_admit(user=user, queue=QUEUE)
+    job_admit(user=user, kind=JOB_KIND)
     if not Conversation.objects.select_for_update().filter(id=conversation.id).exists():
         raise NotFound  # deleted since it was looked up
     history = list(conversation.messages.order_by("-position")[:HISTORY])[::-1]

@@ -15,7 +15,7 @@ from apps.inference.models import Adapter, Route
 from apps.inference.selectors import Believed
 from apps.inference.services import route_promote
 from apps.jobs.models import Job
-from apps.jobs.services import job_create
+from apps.jobs.services import job_admit, job_create
 from apps.training.archives import META, BadArchive, unpack
 from apps.training.models import Evaluation
 from apps.training.selectors.evaluations import evaluation_latest
@@ -77,8 +77,11 @@ def adapter_upload(
     of what in it was no file of an adapter, too.
 
     Raises `ValidationError` that names the member which is refused, and `ParseError` for a meta.json that is not JSON;
-    then nothing is kept.
+    `TooManyRequests`
+    as `job_admit` does; then nothing is kept.
     """
+    with transaction.atomic():  # before anything is unpacked
+        job_admit(user=user, kind=IMPORT_KIND)
     with TemporaryDirectory(prefix="lyo-adapter-") as temporary:
         folder = Path(temporary)
         try:

@@ -11,7 +11,7 @@ from django.utils import timezone
 from apps.common.errors import Conflict
 from apps.inference.models import Adapter
 from apps.jobs.models import Job
-from apps.jobs.services import job_create
+from apps.jobs.services import job_admit, job_create
 from apps.training.formats import evaluation_form
 from apps.training.models import Comparison, EvaluationSet, Example, Pairing, State, Vote
 from apps.training.selectors.comparisons import settings_missing
@@ -35,7 +35,8 @@ def comparison_create(
 ) -> tuple[Comparison, Job]:
     """Queue the comparison of an adapter, or the base model, with the outside model.
 
-    Raises `Conflict` where a setting is missing, which it names, and `ValidationError` where there is no prompt.
+    Raises `Conflict` where a setting is missing, which it names, `ValidationError` where there is no prompt, and
+    `TooManyRequests` as `job_admit` does.
     """
     by_model = judge == Comparison.Judge.MODEL
     if missing := settings_missing(*CONTESTANT, *(JUDGE if by_model else ())):
@@ -44,6 +45,7 @@ def comparison_create(
             code="endpoint_missing",
             extra={"settings": missing},
         )
+    job_admit(user=user, kind=JOB_KIND)
     comparison = Comparison(
         task=task,
         adapter=adapter,

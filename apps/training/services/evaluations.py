@@ -7,7 +7,7 @@ from django.db import transaction
 
 from apps.inference.models import Adapter
 from apps.jobs.models import Job, State
-from apps.jobs.services import job_create
+from apps.jobs.services import job_admit, job_create
 from apps.training.gate import gate_decide
 from apps.training.models import Evaluation
 from apps.training.selectors.evaluations import gate_list
@@ -20,7 +20,12 @@ JOB_KIND = "evaluate"
 def evaluation_create(
     *, user: User | None, adapter: Adapter, task: str, subject: str = "", limit: int | None = None
 ) -> tuple[Evaluation, Job]:
-    """Queue the comparison of an adapter with the live one and the base model."""
+    """Queue the comparison of an adapter with the live one and the base model.
+
+    Raises `TooManyRequests` as `job_admit` does, where somebody asked for it.
+    """
+    if user is not None:
+        job_admit(user=user, kind=JOB_KIND)
     evaluation = Evaluation(adapter=adapter, task=task, subject=subject, limit=limit, user=user)
     request = {"evaluation": str(evaluation.id), "adapter": adapter.name, "task": task, "subject": subject}
     evaluation.job = job = job_create(kind=JOB_KIND, user=user, request=request)

@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 from apps.common.errors import Conflict
 from apps.inference.models import Adapter
 from apps.jobs.models import Job, State
-from apps.jobs.services import Claim, LeaseLost, job_cancel, job_create, job_find_repeat, job_progress
+from apps.jobs.services import Claim, LeaseLost, job_admit, job_cancel, job_create, job_find_repeat, job_progress
 from apps.training.models import DataSetVersion, Run, RunCheckpoint, RunEvent, RunState
 from apps.training.services.data import version_build
 from apps.users.models import User
@@ -40,7 +40,8 @@ def run_start(
 ) -> Run:
     """Fix the files' examples as a version and queue a run on it. `files` have the weights by which they are drawn.
 
-    Raises `ValidationError` where a method can learn nothing from them, and `Conflict` as `job_find_repeat` does.
+    Raises `ValidationError` where a method can learn nothing from them, `Conflict` as `job_find_repeat` does, and
+    `TooManyRequests` as `job_admit` does.
     """
     asked = {
         "files": {str(file): weight for file, weight in files.items()},
@@ -52,6 +53,7 @@ def run_start(
     }
     if repeated := job_find_repeat(user=user, idempotency_key=idempotency_key, request=asked):
         return Run.objects.get(events__data__job=str(repeated.id))
+    job_admit(user=user, kind=JOB_KIND)
     version, _ = version_build(
         user=user,
         method=DATA[recipe.get("method", "sft")],

@@ -208,7 +208,7 @@ def test_only_ended_jobs_past_their_retention_are_deleted(sent: list[str]) -> No
 def test_admission_is_exact_when_many_ask_at_once(sent: list[str], learner: User) -> None:
     def ask() -> Job:
         with transaction.atomic():
-            services.job_admit(user=learner, queue="embed")
+            services.job_admit(user=learner, kind="embed")
             return make(user=learner)
 
     results = in_threads(env.GENERATIONS_AT_ONCE + 6, ask)
@@ -223,7 +223,7 @@ def test_a_full_queue_refuses_with_the_position_one_would_have_had(
     monkeypatch.setattr(env, "QUEUE_LIMIT", 2)
     make(), make()
     with pytest.raises(TooManyRequests) as refusal, transaction.atomic():
-        services.job_admit(user=learner, queue="embed")
+        services.job_admit(user=learner, kind="embed")
     assert refusal.value.extra == {"queue_position": 3}
 
 
@@ -317,7 +317,7 @@ def test_a_message_looks_again_while_others_take_all_that_it_sees(
 def admitted(who: User, count: int = 1) -> bool:
     try:
         with transaction.atomic():
-            services.job_admit(user=who, queue="embed", count=count)
+            services.job_admit(user=who, kind="embed", count=count)
             [make(user=who) for _ in range(count)]
     except TooManyRequests as refusal:
         return refusal.get_codes() not in ("queue_full", "too_many_at_once")
