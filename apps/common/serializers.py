@@ -21,6 +21,14 @@ class RefusalSerializer(serializers.Serializer[Any]):
     errors = ReasonSerializer(many=True)  # type: ignore[assignment] # a field, which the metaclass takes away
 
 
+class TextField(serializers.CharField):
+    """A text that becomes tokens or vectors: one that is too long is told how long it is, too."""
+
+    default_error_messages = {
+        "max_length": "Ensure this field has no more than {max_length} characters; it has %(show_value)d."
+    }
+
+
 class FiniteField(serializers.FloatField):
     """A number, also one in a text; without those that are none, such as "nan"."""
 

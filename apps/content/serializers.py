@@ -3,7 +3,7 @@ from typing import Any
 from rest_framework import serializers
 
 from apps.common.constants import Level, Subject
-from apps.common.serializers import StrictSerializer
+from apps.common.serializers import StrictSerializer, TextField
 from apps.content.models import BODY, DAY_S, LESSONS, UNITS, Course, Item, Status, Topic, slug_validator
 from apps.users.models import language_validator
 
@@ -118,7 +118,7 @@ class ItemWriteSerializer(StrictSerializer):
     """An item as it is made, or, with `partial`, changed."""
 
     title = serializers.CharField(max_length=200)
-    body = serializers.CharField(max_length=BODY, default="", allow_blank=True, help_text="HTML; it is sanitised.")
+    body = TextField(max_length=BODY, default="", allow_blank=True, help_text="HTML; it is sanitised.")
     kind = serializers.ChoiceField(choices=Item.Kind.choices, default=Item.Kind.ARTICLE)
     subject = serializers.ChoiceField(choices=Subject.choices, default=Subject.GENERAL)
     topics = TopicsField(default=list, max_length=20, help_text="Slugs.")

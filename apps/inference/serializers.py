@@ -8,6 +8,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
+from apps.common.serializers import TextField
 from apps.common.tokens import too_long
 from apps.inference.json_schemas import schema_fault
 from lyo import env
@@ -18,6 +19,7 @@ MAX_LOGPROBS = 20_000  # of all tokens of all choices, with their alternatives
 MAX_TEXT_LENGTH = 32_000
 MAX_SCHEMA_LENGTH = 20_000
 DIMENSIONS = 384
+TOO_MANY = "Ensure this field has no more than {max_length} elements; it has %(show_value)d."
 
 # Parameters that a job's sampling takes as they are.
 SAMPLING = (
@@ -68,7 +70,7 @@ class ExactField(serializers.Field[Any, Any, Any, Any]):
         return super().to_internal_value(data)
 
 
-class StringField(ExactField, serializers.CharField):
+class StringField(ExactField, TextField):
     json_types = (str,)
 
     def __init__(self, **kwargs: Any) -> None:
@@ -146,7 +148,7 @@ class SchemaField(serializers.Field[str, Any, Any, Any]):
 
     default_error_messages = {
         "invalid": "Must be a JSON schema, which is an object.",
-        "max_length": f"Must be no longer than {MAX_SCHEMA_LENGTH} characters without spaces.",
+        "max_length": f"Must be no longer than {MAX_SCHEMA_LENGTH} characters without spaces; it has {{length}}.",
         "unsupported_schema": "{fault}",
     }
 
@@ -155,7 +157,7 @@ class SchemaField(serializers.Field[str, Any, Any, Any]):
             self.fail("invalid")
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
         if len(text) > MAX_SCHEMA_LENGTH:
-            self.fail("max_length")
+            self.fail("max_length", length=len(text))
         request = self.context.get("request")
         if fault := schema_fault(data, text, user_id=request.user.pk if request else None):
             self.fail("unsupported_schema", fault=fault)
@@ -212,7 +214,9 @@ class ChatCompletionCreateSerializer(OpenAISerializer):
     """Parameters of OpenAI's that are not listed are ignored where they cannot change the answer, else refused."""
 
     model = StringField()
-    messages = serializers.ListField(child=ChatMessageSerializer(), min_length=1, max_length=MAX_MESSAGES)
+    messages = serializers.ListField(
+        child=ChatMessageSerializer(), min_length=1, max_length=MAX_MESSAGES, error_messages={"max_length": TOO_MANY}
+    )
     max_completion_tokens = AnswerLengthField(
         help_text=f"Default {env.DEFAULT_MAX_TOKENS}, or what the context has room for."
     )
@@ -292,6 +296,7 @@ class EmbeddingCreateSerializer(OpenAISerializer):
         ),
         allow_empty=False,
         max_length=MAX_TEXTS,
+        error_messages={"max_length": TOO_MANY},
         help_text=f"One text or up to {MAX_TEXTS}. Of each, the first 256 tokens count.",
     )
     encoding_format = serializers.ChoiceField(choices=["float", "base64"], default="float")

@@ -3,6 +3,7 @@ from typing import Any
 from rest_framework import serializers
 
 from apps.common.constants import Level, Subject
+from apps.common.serializers import TextField
 from apps.content.models import Item
 
 LONGEST = 1000  # characters of a query
@@ -10,7 +11,7 @@ PAGE, LARGEST_PAGE = 20, 50
 
 
 class SearchQuerySerializer(serializers.Serializer[Any]):
-    q = serializers.CharField(max_length=LONGEST, help_text="What is searched for, in any words.")
+    q = TextField(max_length=LONGEST, help_text="What is searched for, in any words.")
     subject = serializers.ChoiceField(choices=Subject.choices, required=False)
     kind = serializers.ChoiceField(choices=Item.Kind.choices, required=False)
     level = serializers.ChoiceField(choices=Level.choices, required=False)
@@ -20,7 +21,7 @@ class SearchQuerySerializer(serializers.Serializer[Any]):
 
 
 class SuggestQuerySerializer(serializers.Serializer[Any]):
-    q = serializers.CharField(max_length=100, help_text="What has been typed so far.")
+    q = TextField(max_length=100, help_text="What has been typed so far.")
 
 
 class UnderstoodSerializer(serializers.Serializer[Any]):

@@ -3,7 +3,7 @@ from typing import Any
 from rest_framework import serializers
 
 from apps.common.constants import Level, Subject
-from apps.common.serializers import FiniteField, JobSummarySerializer, StrictSerializer
+from apps.common.serializers import FiniteField, JobSummarySerializer, StrictSerializer, TextField
 from apps.tutor.models import Conversation, Feedback, Message
 from apps.tutor.selectors import message_data
 from lyo import env
@@ -22,7 +22,7 @@ class ConversationSerializer(serializers.ModelSerializer[Conversation]):
 
 
 class MessageAskSerializer(StrictSerializer):
-    content = serializers.CharField(max_length=16_000, trim_whitespace=False)
+    content = TextField(max_length=16_000, trim_whitespace=False)
     max_tokens = serializers.IntegerField(min_value=1, max_value=env.CONTEXT_TOKENS // 2, default=256)
     temperature = FiniteField(min_value=0, max_value=2, default=0.7)
     seed = serializers.IntegerField(min_value=0, max_value=2**63 - 1, default=None, allow_null=True)

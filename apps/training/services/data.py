@@ -421,14 +421,22 @@ def _lines(name: str, stream: IO[bytes]) -> Iterator[tuple[int, Line]]:
         line = lines.readline(MAX_LINE + 1)
         if not line:
             return
-        _check_length(number, len(line))
+        _check_length(number, len(line) if len(line) <= MAX_LINE else _whole_length(line, lines))
         if line.strip():
             yield number, line
 
 
+def _whole_length(line: bytes, rest: IO[bytes]) -> int:
+    """The bytes of a line of which only the beginning was read."""
+    length = len(line)
+    while not line.endswith(b"\n") and (line := rest.readline(2**20)):
+        length += len(line)
+    return length
+
+
 def _check_length(number: int, length: int) -> None:
     if length > MAX_LINE:
-        raise Invalid(f"line {number}: it is longer than {MAX_LINE // 1024} KiB")
+        raise Invalid(f"line {number}: it has {length} bytes, of at most {MAX_LINE}")
 
 
 def _imported(file: File, number: int, format_: Format, record: Record) -> Example:

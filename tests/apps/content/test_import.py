@@ -335,7 +335,8 @@ def test_a_section_that_is_too_long_is_parted_too_and_what_cannot_be_is_named(tm
     vast = f"<section><title>Vast</title>{long}<para>{'x' * 250_000}</para><para>End.</para></section>"
     said = run(book(tmp_path, m2=LONG.format(vast)), "--format", "openstax", "--skip-errors")
     assert said.splitlines() == [
-        "modules/m2/index.cnxml, part 3 of 4: body: Ensure this field has no more than 200000 characters.",
+        "modules/m2/index.cnxml, part 3 of 4: body: "
+        "Ensure this field has no more than 200000 characters; it has 250007.",
         "snakes.COLLECTION.XML: units.1.lessons: There is no item openstax:snakes:m2:3.",
         "1 courses added, 4 items added",
     ]

@@ -85,6 +85,20 @@ def test_what_is_wrong_is_named(http: httpx.Client, transactional_db: None, fiel
     assert Job.objects.count() == 0
 
 
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("x" * 32_001, "input: Ensure this field has no more than 32000 characters; it has 32001."),
+        (["a"] * 300, "input: Ensure this field has no more than 256 elements; it has 300."),
+    ],
+)
+def test_what_is_too_long_is_told_what_was_sent_and_what_fits(
+    http: httpx.Client, transactional_db: None, texts: Any, message: str
+) -> None:
+    error = http.post("/embeddings", json={"model": "embedding", "input": texts}).json()["error"]
+    assert error["message"] == message
+
+
 def test_tokens_are_refused_by_name(http: httpx.Client, transactional_db: None) -> None:
     error = http.post("/embeddings", json={"model": "embedding", "input": [15, 27]}).json()["error"]
     assert (error["param"], error["message"]) == ("input.0", "input.0: Must be a string; tokens are not supported.")

@@ -191,6 +191,12 @@ def test_an_empty_or_broken_query_is_named(ann: APIClient, q: str) -> None:
         assert (response.status_code, response.json()["errors"][0]["attr"]) == (400, "q")
 
 
+def test_a_query_that_is_too_long_is_told_what_was_sent_and_what_fits(ann: APIClient) -> None:
+    for path, longest in ((SEARCH, 1000), (SUGGEST, 100)):
+        (error,) = ann.get(path, {"q": "a" * 1200}).json()["errors"]
+        assert error["detail"] == f"Ensure this field has no more than {longest} characters; it has 1200."
+
+
 # --- with a worker ---
 
 

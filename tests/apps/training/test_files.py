@@ -125,7 +125,7 @@ def test_a_line_that_is_broken_after_a_batch_undoes_the_batch(clerk: User, monke
         (b" \n\n", "file: the file is empty: it has no line with an example"),
         (b'{"prompt": "x"}', "file: line 1: it is of no known format: it has none of"),
         (GOOD[0] + b'\n{"instruction": "a", "output": "b"}', "file: line 2: it is of the format instruction, but the"),
-        (GOOD[0] + b"\n" + b"x" * (services.MAX_LINE + 1), "file: line 2: it is longer than 256 KiB"),
+        (GOOD[0] + b"\n" + b"x" * 3_000_000, "file: line 2: it has 3000000 bytes, of at most 262144"),
         (b"\xff\xfe\x00", "file: line 1 is not UTF-16: byte 0 is invalid"),
         (GOOD[0] + b"\n\n\xff", "file: line 3 is not UTF-8: byte 0 is invalid."),
         (b'{"instruction": "a", "output": "b", "output": "c"}', 'file: line 1 has "output" twice in an object.'),
