@@ -9,6 +9,7 @@ import gzip
 import json
 import sys
 import time
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         train, test = (read(path, field) for path in (options.train, options.test))
         figures = (intent_figures if options.what == "intent" else content_figures)(train, test)
-    except UnicodeDecodeError:
-        sys.exit(f"{options.train} or {options.test} is not UTF-8")
     except (ValueError, OSError) as error:  # scikit-learn's tells what there is too little of
         sys.exit(str(error))
     for name, value in figures.items():
@@ -51,26 +50,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.json.write_text(json.dumps(figures, indent=2))
 
 
+GZIP = b"\x1f\x8b"
 Rows = list[tuple[str, str]]
 
 
 def read(path: Path, field: str) -> Rows:
     """The text and `field` of each line."""
     rows: Rows = []
-    with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record: Any = json.loads(line)
-            except ValueError:
-                raise BadFile(f"{path}, line {number} is not JSON") from None
-            if not isinstance(record, dict) or not isinstance(record.get("text"), str) or field not in record:
-                raise BadFile(f'{path}, line {number}: expected {{"text": "...", "{field}": "..."}}')
-            rows.append((record["text"], str(record[field])))
+    for number, line in enumerate(text_of(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record: Any = json.loads(line)
+        except ValueError:
+            raise BadFile(f"{path}, line {number} is not JSON") from None
+        if not isinstance(record, dict) or not isinstance(record.get("text"), str) or field not in record:
+            raise BadFile(f'{path}, line {number}: expected {{"text": "...", "{field}": "..."}}')
+        rows.append((record["text"], str(record[field])))
     if not rows:
         raise BadFile(f"{path}: there are no lines")
     return rows
+
+
+def text_of(path: Path) -> str:
+    """Read a file in UTF-8, UTF-16 or UTF-32, with or without a mark, or the same compressed by gzip."""
+    data = path.read_bytes()
+    try:
+        data = gzip.decompress(data) if data.startswith(GZIP) else data
+        encoding = json.detect_encoding(data)
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data[: error.start].decode(encoding, "ignore").count("\n") + 1
+        raise BadFile(f"{path}, line {line} is not {encoding}: {error.reason}") from None
+    except (EOFError, zlib.error) as error:
+        raise BadFile(f"{path} is not whole: {error}") from None
 
 
 def intent_figures(train: Rows, test: Rows) -> Figures:

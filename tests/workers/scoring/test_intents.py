@@ -1,5 +1,6 @@
 """The classifiers of queries and of kinds of content, and the commands that say how good they are."""
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from workers.models.embedder import Embedder
 from workers.scoring.__main__ import read
 from workers.scoring.evaluation import calibration_error, main
+from workers.scoring.evaluation import read as read_lines
 from workers.scoring.heads import SHIPPED, Heads
 from workers.scoring.intents import OOS, IntentClassifier
 from workers.scoring.queries import understood
@@ -149,16 +151,27 @@ def test_content_eval_says_how_good_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "packed",
+    [bytes, gzip.compress, lambda data: data.decode().encode("utf-8-sig"), lambda data: data.decode().encode("utf-16")],
+)
+def test_lines_are_read_in_every_encoding_and_compressed(tmp_path: Path, packed: Callable[[bytes], bytes]) -> None:
+    file = tmp_path / "lines.JSONL.GZ"
+    file.write_bytes(packed('{"text": "ä\u2028", "intent": "a"}\n\n{"text": "x", "intent": "b"}'.encode()))
+    assert read_lines(file, "intent") == [("ä\u2028", "a"), ("x", "b")]
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("{", "line 2 is not JSON"),
+        ("\udcff", "line 2 is not utf-8"),
         ('{"text": 3, "intent": "a"}', "line 2: expected"),
         ('{"text": "x"}', "line 2: expected"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     file = tmp_path / "bad.jsonl"
-    file.write_text('{"text": "a", "intent": "b"}\n' + line + "\n")
+    file.write_text('{"text": "a", "intent": "b"}\n' + line + "\n", errors="surrogateescape")
     with pytest.raises(SystemExit, match=message):
         main(["intent", "--train", str(file), "--test", str(file)])
 

@@ -174,7 +174,7 @@ def _rows(path: Path, users: dict[str, int], items: dict[str, int]) -> list[Row]
                 time = _number(path, line, row, "timestamp") if row.get("timestamp") else float(line)
                 found.append((*pair, time, weight))
     except UnicodeDecodeError:
-        raise BadFile(f"{path} is not UTF-8") from None
+        raise BadFile(f"{path} has bytes that are no text in its encoding: save it as UTF-8") from None
     except csv.Error as error:
         raise BadFile(f"{path}: {error}") from None
     found = [row for row in found if row[:2] not in hidden]
@@ -185,16 +185,21 @@ def _rows(path: Path, users: dict[str, int], items: dict[str, int]) -> list[Row]
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Lines by their numbers."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+    with path.open("rb") as raw:
+        encoding = json.detect_encoding(raw.read(4))
+    with path.open(newline="", encoding=encoding) as file:
+        header = file.readline()
+        delimiter = max(",;\t", key=header.count)
+        columns = next(csv.reader([header], delimiter=delimiter), [])
+        reader = csv.DictReader(file, columns, delimiter=delimiter)
         if missing := {"user", "item"} - set(reader.fieldnames or ()):
             raise BadFile(
                 f"{path}: there is no column {min(missing)!r} (expected user,item[,timestamp][,event][,value])"
             )
         for row in reader:
             if not row["user"] or not row["item"]:
-                raise BadFile(f"{path}, line {reader.line_num}: user and item must not be empty")
-            yield reader.line_num, row
+                raise BadFile(f"{path}, line {reader.line_num + 1}: user and item must not be empty")
+            yield reader.line_num + 1, row
 
 
 def _weight(path: Path, line: int, row: dict[str, str]) -> float:

@@ -37,6 +37,14 @@ def test_events_count_as_in_the_feed(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_encoding_and_delimiter_are_found_by_looking(tmp_path: Path, encoding: str, delimiter: str) -> None:
+    text = f"user{delimiter}item\r\nann{delimiter}ä\r\n".encode(encoding)
+    found, _ = read(written(tmp_path, "sheet.CSV", text), written(tmp_path, "test.csv", "user,item\nann,ä\n"))
+    assert (found.users.tolist(), found.items.tolist(), found.shape) == ([0], [0], (1, 1))
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -47,7 +55,7 @@ def test_events_count_as_in_the_feed(tmp_path: Path) -> None:
         ("user,item,timestamp\nann,a,nan\n", "line 2: timestamp 'nan' is no number"),
         ("user,item,event,value\nann,a,dwell,inf\n", "line 2: value 'inf' is no number"),
         ("user,item,event\nann,a,impression\n", "there are no rows of what anybody took to"),
-        (b"user,item\nann,\xff\n", "is not UTF-8"),
+        (b"user,item\nann,\xff\n", "save it as UTF-8"),
         (b"user,item\nann," + b"a" * 10_000_001 + b"\n", "field larger than field limit"),
     ],
 )
