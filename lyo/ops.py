@@ -26,6 +26,7 @@ from prometheus_client.registry import Collector
 from apps.common import redis
 from apps.common.database import patient
 from apps.jobs.dispatch import QUEUES
+from apps.jobs.metrics import RESIDENT
 from apps.jobs.models import Job, State
 from apps.jobs.selectors import job_counts, queue_depths
 from lyo import env
@@ -166,6 +167,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
 
 @shared(per_second=20)
 def _exposition() -> bytes:
+    RESIDENT.labels("web").set(psutil.Process().memory_info().rss)  # of each web process when it was asked last
     registry = CollectorRegistry()
     if env.METRICS_DIR:
         _bury_dead(env.METRICS_DIR)

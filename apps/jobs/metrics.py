@@ -6,5 +6,5 @@ INTERRUPTIONS = Counter(
     "lyo_jobs_interrupted", "Jobs taken from a worker that died, or whose lease was lost.", ["kind", "reason"]
 )
 RESIDENT = Gauge(
-    "lyo_process_resident_bytes", "Memory of a worker or of beat.", ["process"], multiprocess_mode="livesum"
+    "lyo_process_resident_bytes", "Memory of web, a worker or beat.", ["process"], multiprocess_mode="livesum"
 )

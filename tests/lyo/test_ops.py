@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psutil
 import pytest
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
@@ -247,6 +248,11 @@ def test_metrics_count_requests(client: Client, db: None, canaries: None) -> Non
     before = count()
     client.get("/livez")
     assert count() == before + 2
+
+
+def test_metrics_tell_the_memory_of_web(client: Client, db: None, canaries: None) -> None:
+    (line,) = [line for line in scrape(client) if line.startswith('lyo_process_resident_bytes{process="web"')]
+    assert float(line.split()[1]) == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
 
 
 def test_metrics_answer_without_postgres(client: Client, db: None, redirect: Any, closed_port: int) -> None:
