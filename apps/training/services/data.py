@@ -59,6 +59,7 @@ logger = structlog.get_logger(__name__)
 
 MAX_LINE = 2**18  # bytes; no context holds more
 BATCH = 500  # rows of one INSERT
+IMPORTING_S = 120.0  # that reading and masking a file may take: whoever sent it waits, and so do others
 COLLECTING_S = 20.0  # that one collection may take: others wait for the worker, too
 MASKED_TEXTS = 512  # that it remembers: each answer is observed with the turns before it
 LOCKED_AT_ONCE = 20  # observations in one transaction, during which their learners' profiles are locked
@@ -365,13 +366,14 @@ def _import(file: File, stream: IO[bytes], subject: str, task: str) -> None:
     file.subject = subject or Subject.GENERAL
     counts: Counter[str] = Counter()
     kept, new = _Kept(), []
+    ends_at = time.monotonic() + IMPORTING_S
     records = _records(file.filename, stream)
     while batch := list(islice(records, BATCH)):
         if not file.format:
             file.format = batch[0][1]
             _check_task(file.format, task)
             file.task = task or TASKS.get(Format(file.format), Task.TUTORING)
-        examples = [_imported(file, *numbered) for numbered in batch]
+        examples = [_imported(file, ends_at, *numbered) for numbered in batch]
         for (number, _, _), item in zip(batch, evaluation_overlaps(examples), strict=True):
             if item:
                 raise Invalid(f"line {number}: its problem is in evaluation set {item.evaluation_set}")
@@ -439,7 +441,9 @@ def _check_length(number: int, length: int) -> None:
         raise Invalid(f"line {number}: it has {length} bytes, of at most {MAX_LINE}")
 
 
-def _imported(file: File, number: int, format_: Format, record: Record) -> Example:
+def _imported(file: File, ends_at: float, number: int, format_: Format, record: Record) -> Example:
+    if time.monotonic() > ends_at:
+        raise Invalid(f"reading it took more than {IMPORTING_S:g} s, up to line {number}: send it in parts")
     if format_ != file.format:
         raise Invalid(f"line {number}: it is of the format {format_}, but the file began with {file.format}")
     return example_new(

@@ -182,6 +182,15 @@ def test_lines_of_one_question_are_each_compared_with_few(clerk: User, monkeypat
     assert 300 < len(compared) <= 300 * 2 * COMPARED
 
 
+def test_a_file_that_takes_too_long_is_refused_and_nothing_is_kept(
+    http: httpx.Client, clerk: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "IMPORTING_S", -1.0)
+    status, param, message = refused(post(http, b"\n".join(GOOD)))
+    assert (status, param) == (400, "file")
+    assert message == "file: reading it took more than -1 s, up to line 1: send it in parts"
+
+
 def test_files_share_examples_which_go_with_the_last_of_them(clerk: User) -> None:
     one, two = imported(clerk, *GOOD[:3]), imported(clerk, *GOOD[2:])
     assert (one.examples.count(), two.examples.count(), Example.objects.count()) == (3, 2, 4)
