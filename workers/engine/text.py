@@ -2,6 +2,7 @@
 
 from codecs import getincrementaldecoder
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from workers.protocols import Delta, TokenLogprob
@@ -45,7 +46,7 @@ class TextStream:
         if found:
             self.stopped = True
             self._held = self._held[: min(found)]
-            self._forget_logprobs_past(len(self._held))
+            self._cut_logprobs()
             return self._settle(len(self._pending), len(self._held))
 
         safe = min((self._possible_start(stop) for stop in self._stop), default=len(self._held))
@@ -74,13 +75,21 @@ class TextStream:
         """NUL, which Postgres cannot keep in a text, becomes U+FFFD too."""
         return self._decoder.decode(data, final).replace("\0", "\ufffd")
 
-    def _forget_logprobs_past(self, end: int) -> None:
-        """Of tokens that begin at `end` of the held text or later."""
-        begins = 0
+    def _cut_logprobs(self) -> None:
+        """Tell nothing of tokens that begin past the held text, and of one that reaches past it what is before."""
+        begins, told = 0, 0  # where the character begins that tokens are inside of, and how many bytes they told of it
         for index, item in enumerate(self._pending):
-            if begins >= end:
-                self._pending[index] = item._replace(logprob=None)
-            begins = begins if item.end is None else item.end
+            logprob = item.logprob
+            if begins >= len(self._held):
+                logprob = None
+            elif logprob is not None and item.end is not None and item.end > len(self._held):
+                data = bytes(logprob.bytes)[: len(self._held[begins:].encode()) - told]
+                logprob = replace(logprob, text=data.decode(errors="replace"), bytes=tuple(data))
+            self._pending[index] = item._replace(logprob=logprob)
+            if item.end is not None:
+                begins, told = item.end, 0
+            elif logprob is not None:
+                told += len(logprob.bytes)
 
     def _settle(self, count: int, end: int) -> Delta | None:
         text = self._held[:end]
