@@ -117,6 +117,16 @@ def test_job_list_shows_what_a_job_did(admin_client: Client, ann: User) -> None:
         assert text in page
 
 
+def test_deaths_and_lost_leases_of_a_job_stand_apart(admin_client: Client, ann: User) -> None:
+    job = make_job(State.RUNNING, user=ann, attempt=8, crashes=5, lease_losses=2)
+    row = re.findall(
+        r'class="[^"]*field-(attempt|crashes|lease_losses)[^"]*"[^>]*>\s*(\d+)', admin_client.get(JOBS).text
+    )
+    assert dict(row) == {"attempt": "8", "crashes": "5", "lease_losses": "2"}
+    page = admin_client.get(f"{JOBS}{job.id}/change/").text
+    assert "Crashes" in page and "Lease losses" in page
+
+
 def test_jobs_are_filtered(admin_client: Client) -> None:
     queued, embed = make_job(), make_job(State.SUCCEEDED, kind="embed", queue="embed", ago=7200)
     assert listed(admin_client, JOBS) == {queued.id, embed.id}

@@ -9,6 +9,7 @@ import pytest
 from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
+from structlog.testing import capture_logs
 
 from apps.common import redis
 from apps.common.errors import Conflict, TooManyRequests
@@ -134,6 +135,16 @@ def test_a_lease_that_was_lost_while_nobody_died_is_told_apart_and_charged_nothi
     job.refresh_from_db()
     assert (job.state, job.error["code"], job.crashes) == (State.ERRORED, "lease_lost", 0)
     assert (lost() - before[0], died() - before[1]) == (env.JOB_ATTEMPTS + 2, 0)
+
+
+@pytest.mark.parametrize(("died", "event"), [(True, "worker died"), (False, "lease lost")])
+def test_a_death_and_a_lost_lease_are_told_apart_in_the_log(sent: list[str], died: bool, event: str) -> None:
+    job = make()
+    claim(job)
+    with capture_logs() as logs:
+        lose_lease(worker_died=died)
+    (line,) = [line for line in logs if line.get("job_id") == str(job.id)]
+    assert (line["event"], line["log_level"], line["attempt"]) == (event, "warning", 1)
 
 
 def test_a_starting_worker_frees_what_its_namesake_held_and_nothing_else(sent: list[str]) -> None:
