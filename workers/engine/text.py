@@ -77,19 +77,21 @@ class TextStream:
 
     def _cut_logprobs(self) -> None:
         """Tell nothing of tokens that begin past the held text, and of one that reaches past it what is before."""
-        begins, told = 0, 0  # where the character begins that tokens are inside of, and how many bytes they told of it
+        begins, told = 0, b""  # where the character begins that tokens are inside of, and their bytes
         for index, item in enumerate(self._pending):
             logprob = item.logprob
             if begins >= len(self._held):
                 logprob = None
             elif logprob is not None and item.end is not None and item.end > len(self._held):
-                data = bytes(logprob.bytes)[: len(self._held[begins:].encode()) - told]
+                data = bytes(logprob.bytes)
+                cuts = (data[:length] for length in range(len(data)))
+                data = next(cut for cut in cuts if (told + cut).decode(errors="replace") == self._held[begins:])
                 logprob = replace(logprob, text=data.decode(errors="replace"), bytes=tuple(data))
             self._pending[index] = item._replace(logprob=logprob)
             if item.end is not None:
-                begins, told = item.end, 0
+                begins, told = item.end, b""
             elif logprob is not None:
-                told += len(logprob.bytes)
+                told += bytes(logprob.bytes)
 
     def _settle(self, count: int, end: int) -> Delta | None:
         text = self._held[:end]

@@ -1,7 +1,7 @@
 """Tokens become text without half characters and without stop strings, and a stream can be resumed anywhere."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from workers.engine.text import TextStream, token_logprob
@@ -75,6 +75,7 @@ def test_a_nul_which_no_database_text_can_hold_becomes_a_replacement_character()
 
 @pytest.mark.parametrize("stop", [("<end>",), ("b<",), ()])
 @given(tokens=st.lists(st.integers(0, len(PIECES) - 1), max_size=25))
+@example(tokens=[8, 12, 3])  # half a character that no other half follows, before the stop string
 def test_the_bytes_of_log_probabilities_join_to_the_text(stop: tuple[str, ...], tokens: list[int]) -> None:
     """Also inside characters, and where a stop string begins inside a token."""
     stream, deltas = TextStream(pieces, stop), []
