@@ -452,7 +452,7 @@ def nll(options: argparse.Namespace) -> Figures:
             finish(engine)
             scored = -statistics.mean(value for handle in handles for value in handle.wait().logprobs[0])
         loaded = load(MODEL, env.MODELS_DIR, dtype=dtype)
-        decoded = decoded_nll(Gemma(loaded.model, 4096, int8_output=loaded.int8), pairs)
+        decoded = decoded_nll(Gemma(loaded.model, 4096, loaded.dtype, int8_output=loaded.int8), pairs)
         figures[dtype] = {"scored": scored, "decoded": decoded}
         rises = [
             f"{how} {value:.4f} ({value / figures['float32'][how] - 1:+.2%} of float32"

@@ -52,10 +52,17 @@ class Layer:
 class Gemma:
     """A `SlotModel` of the weights of a transformers module, which is emptied as they are taken over.
 
-    Those in a mapped file must be as they were loaded: what is copied of them leaves memory.
+    Those in a mapped file must be as they were loaded: what is copied of them leaves memory. dtype: of the products, if
+    it is not the weights' own; the embedding stays as it is.
     """
 
-    def __init__(self, module: PreTrainedModel, context_tokens: int, int8_output: bool = False) -> None:
+    def __init__(
+        self,
+        module: PreTrainedModel,
+        context_tokens: int,
+        dtype: torch.dtype | None = None,
+        int8_output: bool = False,
+    ) -> None:
         config = module.config.get_text_config()
         decoder: Any = module.get_decoder()
         self.vocabulary: int = config.vocab_size
@@ -68,7 +75,7 @@ class Gemma:
         self._scale: float = config.query_pre_attn_scalar**-0.5
         self._softcap: float | None = config.attn_logit_softcapping
         self._logit_softcap: float | None = config.final_logit_softcapping
-        self.dtype, self.device = embedding.weight.dtype, embedding.weight.device
+        self.dtype, self.device = dtype or embedding.weight.dtype, embedding.weight.device
         self.adapters: Adapters | None = None
         self.sites: dict[str, Site] = {}  # what adapters may change
 
@@ -83,14 +90,21 @@ class Gemma:
         self._windows = {layer.window for layer in self._layers}
         self._final_norm = norm_weight(decoder.norm)
         output = module.get_output_embeddings().weight.data
-        self._output = Int8Linear(output) if int8_output and packable(output) else fastest(output)
-        copied = not isinstance(self._output, Linear)
+        self._output = self._output_map(output, int8_output)
+        copied = not isinstance(self._output, Linear) or output.dtype != self.dtype
         if copied:
             files.evict(output)
         self._embedding = Embedding(embedding.weight.data, evicts=copied and files.hold(embedding.weight.data))
         self.numerics = "int8" if isinstance(self._output, Int8Linear) else str(self.dtype).removeprefix("torch.")
         shape = (self._kv_heads, self._head_dim)
         self.storage = KVStore(dict.fromkeys(range(len(self._layers)), shape), self.dtype, self.device)
+
+    def _output_map(self, weight: Tensor, int8: bool) -> Linear | PackedLinear | Int8Linear:
+        if int8 and packable(weight):
+            return Int8Linear(weight)
+        if weight.dtype == self.dtype == torch.float32:  # a packed copy would be the largest of all
+            return Linear(weight)
+        return fastest(weight.to(self.dtype))
 
     def forward(self, reads: Sequence[Read]) -> Tensor:
         batch = Batch(reads, self.storage, self._windows)
@@ -141,7 +155,7 @@ class Gemma:
 
         def joined(site: str, *modules: nn.Linear) -> Linear | PackedLinear:
             """Maps of one input as one map; the modules give their weights up."""
-            weight = torch.cat([module.weight.data for module in modules])
+            weight = torch.cat([module.weight.data for module in modules]).to(self.dtype)
             parts = tuple(Part(names[module], len(module.weight)) for module in modules)
             self.sites[f"{index}.{site}"] = Site(weight.shape[1], parts)
             for module in modules:

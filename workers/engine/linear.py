@@ -1,7 +1,8 @@
 """Linear maps of inference, without a bias, in the form that the hardware multiplies fastest.
 
-oneDNN lays bfloat16 weights out anew for every product that it is given plain ones; packed once, a product of few
-rows reads them at the memory's speed (measured: 13 ms against 21 for Gemma 3's output matrix).
+oneDNN lays weights out anew for every product that it is given plain ones; packed once, a product of few rows reads
+them at the memory's speed. Measured for Gemma 3's output matrix: one row of bfloat16 13 ms against 21; 16 rows of
+float32 on a processor that has no bfloat16 62 ms against 258, and in 8 bits 25.
 """
 
 import ctypes
@@ -31,7 +32,7 @@ class Linear:
 
 
 class PackedLinear:
-    """The same with bfloat16 weights in oneDNN's own layout."""
+    """The same with the weights in oneDNN's own layout."""
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_FOR)
@@ -115,7 +116,7 @@ def evict(weight: Tensor) -> None:
 def packable(weight: Tensor) -> bool:
     """Whether oneDNN has fast kernels for this weight on this machine."""
     x86 = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
-    return x86 and weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+    return x86 and weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float32)
 
 
 def multiplies_int8(device: torch.device) -> bool:

@@ -108,9 +108,9 @@ class LocalEngine:
         model: Gemma | Modules
         if implements(loaded.model.config.get_text_config()):
             int8 = multiplies_int8(loaded.model.device) if loaded.int8 is None else loaded.int8
-            model = Gemma(loaded.model, context_tokens, int8_output=int8)
+            model = Gemma(loaded.model, context_tokens, loaded.dtype, int8_output=int8)
         else:
-            model = Modules(loaded.model)
+            model = Modules(loaded.model, loaded.dtype)
         if loaded.int8 and model.numerics != "int8":
             logger.warning("int8 has no kernels for this model on this device: %s is served", model.numerics)
         if adapters_folder:

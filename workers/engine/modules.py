@@ -18,9 +18,10 @@ ATTENTION = "lyo_flat"
 
 
 class Modules:
-    """A `SlotModel` made of a transformers causal language model, which it takes over."""
+    """A `SlotModel` made of a transformers causal language model, which it takes over. dtype: to compute in."""
 
-    def __init__(self, module: PreTrainedModel) -> None:
+    def __init__(self, module: PreTrainedModel, dtype: torch.dtype | None = None) -> None:
+        module = nn.Module.to(module, dtype or module.dtype)
         module.set_attn_implementation(ATTENTION)
         config = module.config.get_text_config()
         self.vocabulary: int = config.vocab_size

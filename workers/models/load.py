@@ -18,7 +18,8 @@ from workers.protocols import Refused
 class LoadedModel:
     """A model in memory. `digest` is the sha256 of its weights; `stop_ids` are the tokens that end an answer.
 
-    int8: whether the engine is to round the output matrix to 8 bits, where it can; None: where that is faster.
+    dtype: what the engine is to compute in; None: the model's own. int8: whether it is to round the output matrix to 8
+    bits, where it can; None: where that is faster.
     """
 
     name: str
@@ -27,6 +28,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     stop_ids: frozenset[int]
     context_tokens: int
+    dtype: torch.dtype | None = None
     int8: bool | None = False
 
 
@@ -34,8 +36,9 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
     """Load the model `name` (see `registry.resolve`) for inference.
 
     device: auto, cpu, cuda, mps. dtype: auto, int8, or a torch name such as float32. auto is what hardware multiplies
-    fastest: int8, else bfloat16, else float32. int8 is bfloat16 with an output matrix in 8 bits, on a CPU with kernels
-    for that.
+    fastest: int8, else bfloat16, else float32. int8 is an output matrix in 8 bits, on a CPU with kernels for that, and
+    the rest in bfloat16 or float32. On a CPU the weights of auto and int8 stay as they are in their file, of which the
+    engine copies those that it needs.
     Raises `Refused` for a name or a model that cannot be served.
     """
     from transformers import AutoModelForCausalLM
@@ -45,9 +48,10 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
     spec = resolve(name)
     folder, digest = model_folder(spec, models_dir)
     place = torch.device(best_device() if device == "auto" else device)
+    computed = best_dtype(place) if dtype in ("auto", "int8") else getattr(torch, dtype)
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype=best_dtype(place) if dtype in ("auto", "int8") else getattr(torch, dtype),
+        dtype="auto" if place.type == "cpu" and dtype in ("auto", "int8") else computed,
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
@@ -63,6 +67,7 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
         tokenizer=tokenizer,
         stop_ids=frozenset({tokenizer.control("<eos>"), turn_marks(tokenizer)[1]}),
         context_tokens=model.config.get_text_config().max_position_embeddings,
+        dtype=computed,
         int8=None if dtype == "auto" else dtype == "int8",
     )
 

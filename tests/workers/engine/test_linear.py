@@ -27,19 +27,26 @@ def rows(count: int) -> torch.Tensor:
     return torch.randn(count, 640, generator=torch.Generator().manual_seed(count)).bfloat16()
 
 
-@needs_kernels
-@pytest.mark.parametrize("count", [1, 4, 33, 300])
-def test_packed_weights_give_the_plain_product(count: int) -> None:
-    exact = rows(count).float() @ WEIGHT.float().T
-    torch.testing.assert_close(PackedLinear(WEIGHT)(rows(count)).float(), exact, rtol=1e-2, atol=0.1)
-    torch.testing.assert_close(Linear(WEIGHT)(rows(count)).float(), exact, rtol=1e-2, atol=0.1)
+DTYPES = [(torch.bfloat16, 0.1), (torch.float32, 2e-4)]
 
 
 @needs_kernels
+@pytest.mark.parametrize(("dtype", "error"), DTYPES)
 @pytest.mark.parametrize("count", [1, 4, 33, 300])
-def test_8_bits_are_off_by_little_over_a_hundredth_of_the_spread(count: int) -> None:
+def test_packed_weights_give_the_plain_product(count: int, dtype: torch.dtype, error: float) -> None:
+    weight, x = WEIGHT.to(dtype), rows(count).to(dtype)
+    exact = (x.double() @ weight.double().T).float()
+    for linear in (PackedLinear(weight), Linear(weight)):
+        assert linear(x).dtype == dtype
+        torch.testing.assert_close(linear(x).float(), exact, rtol=error / 10, atol=error)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("count", [1, 4, 33, 300])
+def test_8_bits_are_off_by_little_over_a_hundredth_of_the_spread(count: int, dtype: torch.dtype) -> None:
     exact = rows(count).float() @ WEIGHT.float().T
-    error = Int8Linear(WEIGHT)(rows(count)) - exact
+    error = Int8Linear(WEIGHT)(rows(count).to(dtype)) - exact
     assert error.std() < 0.013 * exact.std()
 
 

@@ -56,7 +56,7 @@ def nlls(dtype: str) -> tuple[float, float]:
         (render(loaded.tokenizer, [{"role": "user", "content": question}]), loaded.tokenizer.encode(answer))
         for question, answer in LESSONS.items()
     ]
-    decoded = decoded_nll(Gemma(loaded.model, 1024, int8_output=loaded.int8), pairs)
+    decoded = decoded_nll(Gemma(loaded.model, 1024, loaded.dtype, int8_output=loaded.int8), pairs)
     loaded = load("gemma-3-270m", MODELS_DIR, device="cpu", dtype=dtype)
     engine = LocalEngine.over(loaded, kv_cache_mb=256, context_tokens=1024, batch_limit=8)
     handles = [
@@ -83,7 +83,8 @@ def test_8_bits_cost_less_than_a_hundredth_of_the_likelihood() -> None:
     [
         ({"avx512_bf16", "avx512_vnni"}, "int8"),
         ({"avx512_bf16"}, "bfloat16"),
-        ({"avx512_vnni"}, "float32"),  # its weights are not those that the kernels for 8 bits are made of
+        ({"avx512_vnni"}, "int8"),
+        (set(), "float32"),
     ],
 )
 def test_auto_is_the_fastest_that_the_processor_has(
@@ -95,11 +96,12 @@ def test_auto_is_the_fastest_that_the_processor_has(
 
 
 @needs_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("int8", [False, True])
-def test_of_weights_in_a_file_their_copies_alone_stay_in_memory(int8: bool) -> None:
+def test_of_weights_in_a_file_their_copies_alone_stay_in_memory(int8: bool, dtype: torch.dtype) -> None:
     loaded = load("gemma-3-270m", MODELS_DIR, device="cpu", dtype="bfloat16")
     before = resident_mb().of_files
-    model = Gemma(loaded.model, 2048, int8_output=int8)
+    model = Gemma(loaded.model, 2048, dtype, int8_output=int8)
     model.storage.resize(2048, 1)
     tokens = range(0, 260_000, 200)
     with torch.inference_mode():
