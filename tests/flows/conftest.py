@@ -57,11 +57,6 @@ def staff_of(stack: Stack) -> httpx.Client:
     return httpx.Client(base_url=stack.web, headers={"Authorization": f"Bearer {login.json()['token']}"}, timeout=60)
 
 
-@pytest.fixture(scope="session")
-def nightly(pytestconfig: pytest.Config) -> bool:
-    return bool(pytestconfig.getoption("nightly"))
-
-
 @pytest.fixture
 def learner(stack: Stack) -> Learner:
     return Learner(stack.web)

@@ -188,6 +188,7 @@ def test_llama_cpp_says_in_f16_what_the_model_says_in_float32(continuations: lis
     assert same >= 10
 
 
+@pytest.mark.nightly
 def test_q8_0_chooses_the_same_next_token(
     exported: Exported, continuations: list[Continuation], tokenizer: Tokenizer
 ) -> None:
