@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from django.contrib import admin
 from django.contrib.auth.models import Group, Permission
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.urls import URLPattern, URLResolver, get_resolver
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from rest_framework.test import APIClient
@@ -144,6 +144,45 @@ def test_every_action_of_the_admin_declares_the_permissions_that_it_asks_for() -
             (declared if asks else undeclared).append(f"{model._meta.label}: {name}")
     assert undeclared == []
     assert {"jobs.Job: cancel", "training.Run: pause_this", "inference.Route: roll_back"} < set(declared)
+
+
+@pytest.mark.parametrize(
+    ("model", "deed", "method", "path"),
+    [
+        ("training.Run", "pause_this", "POST", "v1/fine_tuning/jobs/<str:job_id>/pause"),
+        ("training.Run", "resume_this", "POST", "v1/fine_tuning/jobs/<str:job_id>/resume"),
+        ("training.Run", "cancel_this", "POST", "v1/fine_tuning/jobs/<str:job_id>/cancel"),
+        ("inference.Adapter", "promote", "POST", "api/v1/training/adapters/<uuid:adapter_id>/promote"),
+        ("inference.Adapter", "download", "GET", "api/v1/training/adapters/<uuid:adapter_id>/download"),
+        ("inference.Route", "complete", "POST", "api/v1/training/routes/<str:task>/complete"),
+        ("inference.Route", "roll_back", "POST", "api/v1/training/routes/<str:task>/rollback"),
+        ("training.Example", "approve", "POST", "api/v1/training/examples/<uuid:example_id>/review"),
+        ("training.Example", "reject", "POST", "api/v1/training/examples/<uuid:example_id>/review"),
+        ("training.Example", "view", "GET", "api/v1/training/examples/<uuid:example_id>"),
+        ("training.File", "view", "GET", "v1/files/<str:file_id>"),
+        ("training.File", "delete", "DELETE", "v1/files/<str:file_id>"),
+        ("training.Run", "view", "GET", "v1/fine_tuning/jobs/<str:job_id>"),
+        ("training.Evaluation", "view", "GET", "api/v1/training/evaluations/<uuid:evaluation_id>"),
+        ("training.Comparison", "view", "GET", "api/v1/training/comparisons/<uuid:comparison_id>"),
+        ("inference.Adapter", "view", "GET", "api/v1/training/adapters/<uuid:adapter_id>"),
+        ("inference.Route", "view", "GET", "api/v1/training/routes/<str:task>"),
+    ],
+)
+def test_the_admin_asks_for_what_the_api_asks_for(
+    model: str, deed: str, method: str, path: str, rf: RequestFactory
+) -> None:
+    """Who has what the API asks for may, who has all else may not. deed: an action of the admin, or view, delete."""
+    desk = next(desk for one, desk in admin.site._registry.items() if one._meta.label == model)
+    asks = getattr(getattr(desk, deed, None), "allowed_permissions", [deed])
+    needed = dict(views())[path].permissions[method]
+    names = {name.split(".")[1] for name in needed}
+    names |= {name.replace("view_", "change_") for name in names}  # in the admin, who may change something may view it
+    others = someone(Role.STAFF)
+    others.user_permissions.set(Permission.objects.exclude(codename__in=names))
+    for user, may in ((someone(Role.STAFF, *needed), True), (others, False)):
+        request = rf.get("/")
+        request.user = user
+        assert all(getattr(desk, f"has_{name}_permission")(request) for name in asks) is may
 
 
 def test_who_may_only_look_at_schedules_stops_none_of_them() -> None:
