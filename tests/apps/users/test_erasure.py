@@ -1,6 +1,7 @@
 """Nothing of a learner is left after DELETE /me: no row of any table, and no key of either Redis server."""
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,7 +16,7 @@ from django.utils import timezone
 from rest_framework.test import APIClient
 
 from apps.common import redis
-from apps.common.streaming import paged
+from apps.common.streaming import json_parts, paged
 from apps.content.models import Item
 from apps.feed import selectors as feed
 from apps.feed.entries import PARTS, Entry
@@ -28,7 +29,7 @@ from apps.training.models import Comparison, Example, Pairing, Review
 from apps.training.models import State as Reviewed
 from apps.tutor.models import Conversation, Feedback, Message
 from apps.users.models import Role, Token, User
-from apps.users.services import user_erase, user_register
+from apps.users.services import user_erase, user_export, user_register
 from tests.apps.conftest import PASSWORD, exported
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -218,6 +219,21 @@ def test_an_export_reads_page_by_page(ann: APIClient, django_assert_max_num_quer
         first = paged(rows, "at", "id")
         assert len({row["id"] for row in first}) == 450
     assert len(exported(ann)["feed"]["events"]) == 450
+
+
+def test_an_export_takes_little_memory_however_much_there_is(ann: APIClient) -> None:
+    text = "x" * 20_000
+    row = {"kind": "chat", "queue": "generate", "user": ann.user, "max_attempts": 1, "resend_at": timezone.now()}
+    jobs = (Job(**row, request={"text": text, "n": number}) for number in range(1000))
+    Job.objects.bulk_create(jobs, batch_size=100)
+    tracemalloc.start()
+    try:
+        length = sum(map(len, json_parts(user_export(user=ann.user))))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert length > 1000 * len(text)
+    assert peak < length / 2  # a page of 200 rows, as they are read and once more as text
 
 
 # --- what comes at the same time ---
