@@ -9,6 +9,7 @@ import pytest
 
 from apps.common.errors import TooManyRequests
 from apps.inference.models import Adapter
+from apps.inference.services import adapter_add
 from apps.jobs.models import Job
 from apps.training.models import Run
 from apps.training.services.adapters import adapter_upload
@@ -49,3 +50,10 @@ def test_a_full_queue_refuses_what_staff_ask(
         ask(staff)
     assert refusal.value.extra == {"queue_position": 1}
     assert not Job.objects.exists() and not Run.objects.exists()
+
+
+def test_staff_may_have_more_under_way_than_learners(staff: User) -> None:
+    adapter = adapter_add(suffix="a", base_model=env.MODEL, base_digest="0" * 16, digest="1" * 16)
+    for _ in range(2 * env.GENERATIONS_AT_ONCE):
+        evaluation_create(user=staff, adapter=adapter, task="tutoring")
+    assert Job.objects.count() == 2 * env.GENERATIONS_AT_ONCE
