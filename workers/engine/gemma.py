@@ -100,7 +100,7 @@ class Gemma:
         self.storage = KVStore(dict.fromkeys(range(len(self._layers)), shape), self.dtype, self.device)
 
     def _output_map(self, weight: Tensor, int8: bool) -> Linear | PackedLinear | Int8Linear:
-        if int8 and packable(weight):
+        if int8 and packable(weight.new_empty(0, dtype=self.dtype)):
             return Int8Linear(weight)
         if weight.dtype == self.dtype == torch.float32:  # a packed copy would be the largest of all
             return Linear(weight)

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma3TextConfig, Gemma4TextConfig, PretrainedConfig
 
-from tests.workers.conftest import greedy, run
+from tests.workers.conftest import greedy, needs_kernels, run
 from workers.engine.attention import Read
 from workers.engine.cache import Place
 from workers.engine.gemma import Gemma, implements
@@ -68,20 +69,39 @@ def build(config: PretrainedConfig) -> torch.nn.Module:
     return AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation="eager").eval()
 
 
-def slot_model(config: PretrainedConfig) -> Gemma | Modules:
-    module = build(config)
-    return Gemma(module, context_tokens=1024) if implements(config) else Modules(module)
+def slot_model(module: Any, dtype: torch.dtype | None = None) -> Gemma | Modules:
+    return Gemma(module, 1024, dtype) if implements(module.config) else Modules(module, dtype)
 
 
 def engine_over(config: PretrainedConfig) -> LocalEngine:
+    return engine_of(slot_model(build(config)))
+
+
+def engine_of(model: Gemma | Modules) -> LocalEngine:
     return LocalEngine(
-        slot_model(config),
+        model,
         token_bytes=lambda token: b"%d " % token,
         stop_ids=frozenset(),
         capacity=8 * 1024,
         context_tokens=1024,
         batch_limit=4,
     )
+
+
+@every_family
+def test_weights_of_16_bits_are_computed_with_in_32(config: PretrainedConfig) -> None:
+    reference, prompt = build(config).bfloat16().float(), list(range(1, 41))
+    engine = engine_of(slot_model(build(config).bfloat16(), torch.float32))
+    handle = engine.submit(GenerateRequest("a", tuple(prompt), Sampling(20, temperature=0)), lambda _: None)
+    run(engine)
+    assert list(handle.answer) == greedy(reference, prompt, 20)
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_weights_of_every_precision_may_be_rounded_to_8_bits(dtype: torch.dtype) -> None:
+    module = build(CONFIGS["gemma 3, one kv head"]).to(dtype)
+    assert Gemma(module, 64, torch.float32, int8_output=True).numerics == "int8"
 
 
 @every_family
@@ -106,7 +126,7 @@ def test_greedy_answers_equal_generate(config: PretrainedConfig) -> None:
 def test_logits_equal_those_of_the_whole_text_at_once(config: PretrainedConfig) -> None:
     """Read in one piece, in two, token by token, and as branches; the window is crossed in every way."""
     texts = torch.randint(96, (4, 50), generator=torch.Generator().manual_seed(0)).tolist()
-    model, every = slot_model(config), range(50)
+    model, every = slot_model(build(config)), range(50)
     places = [Place(256, 0), Place(256, 1), Place(512, 0), Place(512, 1)]
     with torch.inference_mode():
         expected = build(config)(torch.tensor(texts)).logits
