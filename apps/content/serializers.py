@@ -117,7 +117,7 @@ class TopicsField(serializers.ListField):
 class ItemWriteSerializer(StrictSerializer):
     """An item as it is made, or, with `partial`, changed."""
 
-    title = serializers.CharField(max_length=200)
+    title = TextField(max_length=200)
     body = TextField(max_length=BODY, default="", allow_blank=True, help_text="HTML; it is sanitised.")
     kind = serializers.ChoiceField(choices=Item.Kind.choices, default=Item.Kind.ARTICLE)
     subject = serializers.ChoiceField(choices=Subject.choices, default=Subject.GENERAL)

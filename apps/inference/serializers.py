@@ -233,7 +233,9 @@ class ChatCompletionCreateSerializer(OpenAISerializer):
         min_value=0.1, max_value=10, default=1.0, help_text="1 changes nothing. Not OpenAI's."
     )
     response_format = ResponseFormatSerializer(default=dict)
-    stop = StringsField(child=StringField(max_length=256), max_length=4, default=list, help_text="Up to four.")
+    stop = StringsField(
+        child=StringField(max_length=256), max_length=4, default=list, error_messages={"max_length": TOO_MANY}
+    )
     seed = IntegerField(
         min_value=-(2**63), max_value=2**63 - 1, default=None, help_text="The same seed gives the same answer."
     )

@@ -19,21 +19,24 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Route:
+    """limited: whether a user has few of the kind at once, whatever room their queue has."""
+
     task: str
     queue: str
+    limited: bool = True
 
 
 ROUTES = {
     "chat": Route("workers.generate", "generate"),
-    "compare": Route("workers.compare", "evaluate"),
+    "compare": Route("workers.compare", "evaluate", limited=False),
     "embed": Route("workers.embed", "embed"),
     "enrich": Route("workers.enrich", "score"),
-    "evaluate": Route("workers.evaluate", "evaluate"),
+    "evaluate": Route("workers.evaluate", "evaluate", limited=False),
     "fit_feed": Route("workers.fit_feed", "train"),
     "foresee_feed": Route("workers.foresee_feed", "evaluate"),
-    "import_adapter": Route("workers.import_adapter", "evaluate"),
+    "import_adapter": Route("workers.import_adapter", "evaluate", limited=False),
     "score_feed": Route("workers.score_feed", "score"),
-    "train": Route("workers.train", "train"),
+    "train": Route("workers.train", "train", limited=False),
     "understand": Route("workers.understand", "understand"),
 }
 # `default` and `sweep` take the errands that beat sends.

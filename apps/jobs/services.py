@@ -37,7 +37,6 @@ OVERDUE = timedelta(seconds=30)  # what a running job's own worker has to notice
 BATCH = 500  # rows that one sweep takes
 OWN_SHARE = 0.25  # of a queue's free places that a user's waiting jobs may equal in number
 ROLE_SHARE = 0.9  # of a queue that learners, or teachers, or staff may fill: the others always find a place
-OF_STAFF = ("compare", "evaluate", "import_adapter", "train")  # kinds of which one may queue as many as have room
 TEXT = ("messages", "input", "text", "stop", "json_schema")  # of a request and its sampling: what somebody wrote
 NOT_REFUSED = ("deadline_exceeded", "remote_unavailable", "adapters_full")  # codes of jobs that may be tried again
 
@@ -72,12 +71,13 @@ def job_admit(*, user: User, kind: str, count: int = 1) -> None:
     The fuller a queue is, the less of it one user may have: a share of what is left (dynamic thresholds; Choudhury and
     Hahne 1998). So those who flood it hold each other back, and whoever has nothing waiting finds a place.
     """
-    queue = dispatch.ROUTES[kind].queue
+    route = dispatch.ROUTES[kind]
+    queue = route.queue
     _one_at_a_time(user)
     mine = Job.objects.filter(user=user, queue=queue, state__in=ACTIVE).count()
-    if kind not in OF_STAFF and mine + count > env.GENERATIONS_AT_ONCE:
+    if route.limited and mine + count > env.GENERATIONS_AT_ONCE:
         raise TooManyRequests(
-            f"You have {mine} answers under way; at most {env.GENERATIONS_AT_ONCE} run at once.",
+            f"You have {mine} requests under way; at most {env.GENERATIONS_AT_ONCE} run at once.",
             code="too_many_at_once",
             wait=2,
         )

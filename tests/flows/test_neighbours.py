@@ -1,5 +1,7 @@
 """Promise 0: whatever one learner sends, the others are answered soon, at the first attempt, and all stay ready."""
 
+import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -65,7 +67,40 @@ def large_embeddings(learner: Learner) -> list[httpx.Response]:
     return [learner.http.post("/v1/embeddings", json={"model": "all-MiniLM-L6-v2", "input": ["word " * 1400] * 64})]
 
 
-@pytest.mark.parametrize("attack", [too_long, blanks, many_messages, large_embeddings])
+def hostile_schemas(learner: Learner) -> list[httpx.Response]:
+    """Each costs the compiler all that it may take, and is another one."""
+    schemas = [
+        {"type": "string", "pattern": f"^([a-z]{{1,99}}{secrets.token_hex(4)}){{1,99}}$"},
+        {"type": "array", "items": {"multipleOf": 0.0007}, "minItems": 100 + secrets.randbelow(800)},
+        {"type": "integer", "multipleOf": 600_011 + secrets.randbelow(1000)},
+        {"enum": [secrets.token_hex(16) for _ in range(400)]},
+    ]
+    forms = [{"type": "json_schema", "json_schema": {"name": "a", "schema": schema}} for schema in schemas]
+    return [ask(learner, "Answer.", response_format=form) for form in forms]
+
+
+def odd_searches(learner: Learner) -> list[httpx.Response]:
+    words = (" ".join(secrets.token_hex(4) for _ in range(111)) for _ in range(10))
+    return [learner.http.get("/api/v1/search", params={"q": text}) for text in (*words, "a & ! | ( ) : *" * 60)]
+
+
+def many_streams(learner: Learner) -> list[httpx.Response]:
+    """More readers of one long answer than are let in."""
+    body = {"model": env.MODEL, "max_tokens": 300, "stream": True, "messages": [{"role": "user", "content": "Go on."}]}
+    opened = []
+    with contextlib.ExitStack() as stack:
+        opened.append(stack.enter_context(learner.http.stream("POST", "/v1/chat/completions", json=body)))
+        (job, *_) = stored(learner)
+        url = f"/api/v1/jobs/{job['id']}/events"
+        opened += [stack.enter_context(learner.http.stream("GET", url)) for _ in range(env.STREAMS_PER_USER + 9)]
+        assert {429} < {answer.status_code for answer in opened}
+    return opened
+
+
+ATTACKS = [too_long, blanks, many_messages, large_embeddings, hostile_schemas, odd_searches, many_streams]
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_a_neighbour_s_answers_come_soon_and_at_the_first_attempt(
     stack: Stack, attack: Callable[[Learner], list[httpx.Response]]
 ) -> None:

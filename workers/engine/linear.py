@@ -49,11 +49,12 @@ class Int8Linear:
     """
 
     def __init__(self, weight: Tensor) -> None:
-        scales = weight.abs().amax(1).float().clamp_(min=1e-12) / 127
-        rounded = torch.empty(weight.shape, dtype=torch.int8)
-        for piece in range(0, len(weight), 16384):  # a float32 copy of all of it would be the largest tensor of all
+        scales, rounded = torch.empty(len(weight)), torch.empty(weight.shape, dtype=torch.int8)
+        for piece in range(0, len(weight), 16384):  # a copy of all of it would be the largest tensor of all
             rows = slice(piece, piece + 16384)
-            rounded[rows] = (weight[rows].float() / scales[rows, None]).round_().to(torch.int8)
+            exact = weight[rows].float()
+            scales[rows] = exact.abs().amax(1).clamp_(min=1e-12) / 127
+            rounded[rows] = (exact / scales[rows, None]).round_().to(torch.int8)
         self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
         self._scales = scales
         self._zeros = torch.zeros(len(scales), dtype=torch.int32)

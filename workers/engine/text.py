@@ -78,14 +78,15 @@ class TextStream:
     def _cut_logprobs(self) -> None:
         """Tell nothing of tokens that begin past the held text, and of one that reaches past it what is before."""
         begins, told = 0, b""  # where the character begins that tokens are inside of, and their bytes
+        last = len(self._pending) - 1  # in which the stop string ends
         for index, item in enumerate(self._pending):
             logprob = item.logprob
             if begins >= len(self._held):
                 logprob = None
-            elif logprob is not None and item.end is not None and item.end > len(self._held):
-                data = bytes(logprob.bytes)
-                cuts = (data[:length] for length in range(len(data)))
-                data = next(cut for cut in cuts if (told + cut).decode(errors="replace") == self._held[begins:])
+            elif logprob is not None and (index == last or (item.end or 0) > len(self._held)):
+                cuts = (bytes(logprob.bytes[:length]) for length in range(len(logprob.bytes), -1, -1))
+                same = (cut for cut in cuts if (told + cut).decode(errors="replace") == self._held[begins:])
+                data = next(same, b"")
                 logprob = replace(logprob, text=data.decode(errors="replace"), bytes=tuple(data))
             self._pending[index] = item._replace(logprob=logprob)
             if item.end is not None:

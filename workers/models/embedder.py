@@ -62,7 +62,7 @@ def parts(token_counts: Sequence[int]) -> Iterator[list[int]]:
     """Indices of the texts that are embedded together: of one length, for less padding, and not for long."""
     part: list[int] = []
     for index in sorted(range(len(token_counts)), key=lambda index: token_counts[index]):
-        padded = (len(part) + 1) * min(token_counts[index], READ)
+        padded = (len(part) + 1) * min(token_counts[index] + 2, READ)
         if part and (len(part) == TEXTS_AT_A_TIME or padded > TOKENS_AT_A_TIME):
             yield part
             part = []

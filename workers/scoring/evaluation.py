@@ -5,12 +5,11 @@ Files are JSONL, or the same compressed by gzip: {"text", "intent"}, of which "o
 """
 
 import argparse
-import gzip
 import json
 import sys
 import time
-import zlib
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from sklearn.metrics import f1_score, roc_auc_score
 
 from workers.models.embedder import Embedder
+from workers.scoring.files import BadFile, text_of
 from workers.scoring.intents import OOS, IntentClassifier
 from workers.scoring.kinds import KindClassifier
 
@@ -25,10 +25,6 @@ TIMED = 200  # queries that are read one at a time
 BINS = 10
 POSITIVE = "educational"
 Figures = dict[str, float]
-
-
-class BadFile(ValueError):
-    """What is wrong with a file, by line, for those who made it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,14 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.json.write_text(json.dumps(figures, indent=2))
 
 
-GZIP = b"\x1f\x8b"
 Rows = list[tuple[str, str]]
 
 
 def read(path: Path, field: str) -> Rows:
     """The text and `field` of each line."""
     rows: Rows = []
-    for number, line in enumerate(text_of(path).split("\n"), 1):
+    for number, line in enumerate(StringIO(text_of(path), newline=None), 1):
         if not line.strip():
             continue
         try:
@@ -70,20 +65,6 @@ def read(path: Path, field: str) -> Rows:
     if not rows:
         raise BadFile(f"{path}: there are no lines")
     return rows
-
-
-def text_of(path: Path) -> str:
-    """Read a file in UTF-8, UTF-16 or UTF-32, with or without a mark, or the same compressed by gzip."""
-    data = path.read_bytes()
-    try:
-        data = gzip.decompress(data) if data.startswith(GZIP) else data
-        encoding = json.detect_encoding(data)
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].decode(encoding, "ignore").count("\n") + 1
-        raise BadFile(f"{path}, line {line} is not {encoding}: {error.reason}") from None
-    except (EOFError, zlib.error) as error:
-        raise BadFile(f"{path} is not whole: {error}") from None
 
 
 def intent_figures(train: Rows, test: Rows) -> Figures:

@@ -24,10 +24,11 @@ from apps.feed.selectors import Act
 from apps.inference.selectors import adapter_live
 from workers.protocols import Refused
 from workers.scoring.feed.catalogue import LEVELS, TEACHES, Batch, Catalogue, Learner
-from workers.scoring.feed.evaluation import BadFile, compared
+from workers.scoring.feed.evaluation import compared
 from workers.scoring.feed.interactions import Interactions
 from workers.scoring.feed.model import FeedModel, fit_ranker, fit_sources
 from workers.scoring.feed.ranking import Scored, rankings
+from workers.scoring.files import BadFile
 from workers.tasks.claimed import JobRun, job_task
 
 CATALOGUE_S = 30.0  # how old it may be

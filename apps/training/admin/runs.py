@@ -14,7 +14,7 @@ from unfold.dataclasses import ActionDialog
 from unfold.decorators import action, display
 from unfold.forms import BaseDialogForm
 
-from apps.common.errors import Conflict
+from apps.common.errors import Conflict, TooManyRequests
 from apps.common.formats import duration
 from apps.training.admin.data import ReadOnly
 from apps.training.models import Run, RunCheckpoint, RunEvent, RunState
@@ -136,7 +136,7 @@ class RunAdmin(ReadOnly, ModelAdmin):
         try:
             run = service(run=Run.objects.get(id=object_id))
             self.message_user(request, f"{run} is {run.state}.", messages.SUCCESS)
-        except Conflict as refusal:
+        except (Conflict, TooManyRequests) as refusal:
             self.message_user(request, str(refusal.detail), messages.ERROR)
         return HttpResponse(headers={"HX-Redirect": reverse("admin:training_run_change", args=[object_id])})
 

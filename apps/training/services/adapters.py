@@ -8,7 +8,7 @@ from uuid import uuid4
 from django.db import transaction
 from rest_framework.exceptions import ValidationError
 
-from apps.common.errors import Conflict
+from apps.common.errors import Conflict, TooManyRequests
 from apps.common.parsers import loads
 from apps.inference import store
 from apps.inference.models import Adapter, Route
@@ -76,9 +76,8 @@ def adapter_upload(
     """Unpack an adapter's archive to the store, and queue its check by a worker that knows the model. Returns the names
     of what in it was no file of an adapter, too.
 
-    Raises `ValidationError` that names the member which is refused, and `ParseError` for a meta.json that is not JSON;
-    `TooManyRequests`
-    as `job_admit` does; then nothing is kept.
+    Raises `ValidationError` that names the member which is refused, `ParseError` for a meta.json that is not JSON, and
+    `TooManyRequests` as `job_admit` does; then nothing is kept.
     """
     with transaction.atomic():  # before anything is unpacked
         job_admit(user=user, kind=IMPORT_KIND)
@@ -92,8 +91,14 @@ def adapter_upload(
             loads((folder / META).read_bytes(), META)
         incoming = f"{store.INCOMING}/{uuid4()}"
         store.put(incoming, folder)
-    about = {"suffix": suffix, "task": task, "subject": subject, "licence": licence}
-    return job_create(kind=IMPORT_KIND, user=user, request={"folder": incoming, **about}), skipped
+    request = {"folder": incoming, "suffix": suffix, "task": task, "subject": subject, "licence": licence}
+    try:
+        with transaction.atomic():
+            job_admit(user=user, kind=IMPORT_KIND)  # others may have come meanwhile
+            return job_create(kind=IMPORT_KIND, user=user, request=request), skipped
+    except TooManyRequests:
+        store.delete(incoming)
+        raise
 
 
 def upload_forget(job: Job) -> dict[str, str]:

@@ -211,7 +211,7 @@ def examples_collect(*, source: str) -> Counter[str]:
 class _Draft:
     """What would become of an observation, if its learner still is who they were.
 
-    example: None, of no format. unfit: why it would not be kept, `overlaps` or `duplicate`; "" where it would be.
+    example: None, of no format. unfit: why it would not be kept, if so: `unconsented`, `overlaps` or `duplicate`.
     """
 
     seen: Observation
@@ -223,7 +223,7 @@ class _Draft:
 def _draft(source: str, seen: Observation, learner: User | None, kept: "_Kept", masked: Mask = mask) -> _Draft:
     """kept: what was drafted with it, of which it must be no duplicate either."""
     if learner is None or not _consented(learner, seen):
-        return _Draft(seen, [])
+        return _Draft(seen, [], unfit="unconsented")
     names = _names(learner)
     try:
         format_, record = validate(seen.record)
@@ -260,7 +260,7 @@ def _keep(draft: _Draft, learner: User | None) -> str:
         draft = _draft(draft.example.source, seen, learner, _Kept())
     example = draft.example
     if example is None:
-        return "invalid"
+        return draft.unfit or "invalid"
     record = example.original or example.content
     known = Example.objects.filter(source=example.source, source_id=seen.id).first()
     if known is not None and (record == (known.original or known.content) or versions_with([known.hash]).exists()):
@@ -415,7 +415,7 @@ def _lines(name: str, stream: IO[bytes]) -> Iterator[tuple[int, Line]]:
         for number, row in sheet.records():
             if row is None:
                 raise Invalid(f"line {number}: it does not have the {len(sheet.columns)} columns of the header")
-            _check_length(number, sum(map(len, row.values())))
+            _check_length(number, sum(len(cell.encode()) for cell in row.values()))
             yield number, row
         return
     lines = utf8_lines(stream)

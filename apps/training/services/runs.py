@@ -105,8 +105,11 @@ def run_cancel(*, run: Run) -> Run:
 
 @transaction.atomic
 def run_resume(*, run: Run) -> Run:
-    """Let a paused or failed run go on from its last checkpoint. Raises `Conflict` for any other."""
+    """Let a paused or failed run go on from its last checkpoint. Raises `Conflict` for any other, and `TooManyRequests`
+    as `job_admit` does."""
     run = _locked(run, (RunState.PAUSED, RunState.FAILED), "resumed")
+    if run.user is not None:
+        job_admit(user=run.user, kind=JOB_KIND)
     run.state, run.error, run.finished_at = RunState.QUEUED, None, None
     _queue(run, "Queued again")
     return run

@@ -97,6 +97,14 @@ def test_weights_of_16_bits_are_computed_with_in_32(config: PretrainedConfig) ->
     assert list(handle.answer) == greedy(reference, prompt, 20)
 
 
+def test_rotary_frequencies_stay_as_exact_as_they_were_loaded(tmp_path: Path) -> None:
+    build(CONFIGS["gemma 3, biased"]).bfloat16().save_pretrained(tmp_path)
+    module = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    Modules(module, torch.bfloat16)
+    frequencies = [buffer.dtype for name, buffer in module.named_buffers() if "inv_freq" in name]
+    assert set(frequencies) == {torch.float32}
+
+
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_weights_of_every_precision_may_be_rounded_to_8_bits(dtype: torch.dtype) -> None:

@@ -8,6 +8,7 @@ from workers.engine.text import TextStream, token_logprob
 from workers.protocols import Delta
 
 PIECES = [b"a", b"b", b" <", b"<", b"end", b">", b"nd>", "é".encode(), b"\xf0\x9f", b"\x98\x80", b"\xff", b"", b"ab"]
+PIECES += [b"b<\xf0", "\ufffd<end>".encode(), b"ab\xe2"]
 pieces = PIECES.__getitem__
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,13 @@ from workers.scoring.feed.baselines import BASELINES, Scorer
 from workers.scoring.feed.catalogue import Batch
 from workers.scoring.feed.interactions import Interactions
 from workers.scoring.feed.model import FeedModel, blocks
+from workers.scoring.files import BadFile, text_of
 
 WEIGHTS = {"impression": 0.0, "hide": 0.0, "click": 1.0, "save": 2.0, "like": 3.0, "complete": 3.0}
 DWELT_S, DWELL_S = 10.0, 30.0  # a shorter dwell is none; and how long one is that counts 1
 TUNED_ON = 0.2  # of train, the last of each learner
 Figures = dict[str, float]
 Row = tuple[int, int, float, float]  # user, item, time, weight
-
-
-class BadFile(ValueError):
-    """What is wrong with a file, by line, for those who made it."""
 
 
 def main() -> None:
@@ -173,8 +171,6 @@ def _rows(path: Path, users: dict[str, int], items: dict[str, int]) -> list[Row]
             elif weight := _weight(path, line, row):
                 time = _number(path, line, row, "timestamp") if row.get("timestamp") else float(line)
                 found.append((*pair, time, weight))
-    except UnicodeDecodeError:
-        raise BadFile(f"{path} has bytes that are no text in its encoding: save it as UTF-8") from None
     except csv.Error as error:
         raise BadFile(f"{path}: {error}") from None
     found = [row for row in found if row[:2] not in hidden]
@@ -185,21 +181,15 @@ def _rows(path: Path, users: dict[str, int], items: dict[str, int]) -> list[Row]
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Lines by their numbers."""
-    with path.open("rb") as raw:
-        encoding = json.detect_encoding(raw.read(4))
-    with path.open(newline="", encoding=encoding) as file:
-        header = file.readline()
-        delimiter = max(",;\t", key=header.count)
-        columns = next(csv.reader([header], delimiter=delimiter), [])
-        reader = csv.DictReader(file, columns, delimiter=delimiter)
-        if missing := {"user", "item"} - set(reader.fieldnames or ()):
-            raise BadFile(
-                f"{path}: there is no column {min(missing)!r} (expected user,item[,timestamp][,event][,value])"
-            )
-        for row in reader:
-            if not row["user"] or not row["item"]:
-                raise BadFile(f"{path}, line {reader.line_num + 1}: user and item must not be empty")
-            yield reader.line_num + 1, row
+    text = text_of(path)
+    readers = (csv.DictReader(StringIO(text, newline=""), delimiter=delimiter) for delimiter in ",;\t")
+    reader = next((reader for reader in readers if {"user", "item"} <= set(reader.fieldnames or ())), None)
+    if reader is None:
+        raise BadFile(f"{path}: there are no columns 'user' and 'item' (of user,item[,timestamp][,event][,value])")
+    for row in reader:
+        if not row["user"] or not row["item"]:
+            raise BadFile(f"{path}, line {reader.line_num}: user and item must not be empty")
+        yield reader.line_num, row
 
 
 def _weight(path: Path, line: int, row: dict[str, str]) -> float:

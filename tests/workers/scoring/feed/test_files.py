@@ -1,11 +1,13 @@
 """The files of `manage.py feed_eval`: what counts, and what is wrong with a bad one."""
 
+import gzip
 import sys
 from pathlib import Path
 
 import pytest
 
-from workers.scoring.feed.evaluation import BadFile, main, read
+from workers.scoring.feed.evaluation import main, read
+from workers.scoring.files import BadFile
 
 GOOD = "user,item\nann,a\nann,b\n"
 
@@ -45,17 +47,25 @@ def test_encoding_and_delimiter_are_found_by_looking(tmp_path: Path, encoding: s
     assert (found.users.tolist(), found.items.tolist(), found.shape) == ([0], [0], (1, 1))
 
 
+@pytest.mark.parametrize("header", ['user,item,"no\nte"', "user,item,a;b;c;d", "a\tuser\titem"])
+def test_columns_beside_ours_are_passed_over_whatever_is_in_their_names(tmp_path: Path, header: str) -> None:
+    row = "x\tann\ta" if "\t" in header else "ann,a,x"
+    file = written(tmp_path, "a.csv.gz", gzip.compress(f"{header}\n{row}\n".encode()))
+    found, _ = read(file, written(tmp_path, "test.csv", GOOD))
+    assert (found.users.tolist(), found.items.tolist()) == ([0], [0])
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("user,thing\nann,a\n", "there is no column 'item'"),
-        ("", "there is no column 'item'"),
+        ("user,thing\nann,a\n", "there are no columns 'user' and 'item'"),
+        ("", "there are no columns 'user' and 'item'"),
         ("user,item\nann,\n", "line 2: user and item must not be empty"),
         ("user,item,timestamp\nann,a,1\nann,b,soon\n", "line 3: timestamp 'soon' is no number"),
         ("user,item,timestamp\nann,a,nan\n", "line 2: timestamp 'nan' is no number"),
         ("user,item,event,value\nann,a,dwell,inf\n", "line 2: value 'inf' is no number"),
         ("user,item,event\nann,a,impression\n", "there are no rows of what anybody took to"),
-        (b"user,item\nann,\xff\n", "save it as UTF-8"),
+        (b"user,item\nann,\xff\n", "line 2 is not utf-8"),
         (b"user,item\nann," + b"a" * 10_000_001 + b"\n", "field larger than field limit"),
     ],
 )
