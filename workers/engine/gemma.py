@@ -1,6 +1,6 @@
 """The forward pass of Gemma 2 and 3 text models over flat tokens: few and large operations.
 
-The residual stream is float32, products are in the weights' dtype. Architecture: Gemma 3 (arXiv:2503.19786), Gemma 2
+The residual stream is float32, products are in `dtype`. Architecture: Gemma 3 (arXiv:2503.19786), Gemma 2
 (arXiv:2408.00118).
 """
 

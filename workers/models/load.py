@@ -37,8 +37,8 @@ def load(name: str, models_dir: Path, device: str = "auto", dtype: str = "auto")
 
     device: auto, cpu, cuda, mps. dtype: auto, int8, or a torch name such as float32. auto is what hardware multiplies
     fastest: int8, else bfloat16, else float32. int8 is an output matrix in 8 bits, on a CPU with kernels for that, and
-    the rest in bfloat16 or float32. On a CPU the weights of auto and int8 stay as they are in their file, of which the
-    engine copies those that it needs.
+    the rest in bfloat16 or float32. On a CPU the weights of auto and int8 are loaded as they are in their file, and
+    the engine makes those that it needs of them.
     Raises `Refused` for a name or a model that cannot be served.
     """
     from transformers import AutoModelForCausalLM
