@@ -109,6 +109,8 @@ class BooleanField(ExactField, serializers.BooleanField):
 class StringsField(serializers.ListField):
     """A list of strings; one string stands for a list of it."""
 
+    default_error_messages = {"max_length": TOO_MANY}
+
     def to_internal_value(self, data: Any) -> list[str]:
         return [self.child.run_validation(data)] if isinstance(data, str) else super().to_internal_value(data)
 
@@ -233,9 +235,7 @@ class ChatCompletionCreateSerializer(OpenAISerializer):
         min_value=0.1, max_value=10, default=1.0, help_text="1 changes nothing. Not OpenAI's."
     )
     response_format = ResponseFormatSerializer(default=dict)
-    stop = StringsField(
-        child=StringField(max_length=256), max_length=4, default=list, error_messages={"max_length": TOO_MANY}
-    )
+    stop = StringsField(child=StringField(max_length=256), max_length=4, default=list, help_text="Up to four.")
     seed = IntegerField(
         min_value=-(2**63), max_value=2**63 - 1, default=None, help_text="The same seed gives the same answer."
     )
@@ -298,7 +298,6 @@ class EmbeddingCreateSerializer(OpenAISerializer):
         ),
         allow_empty=False,
         max_length=MAX_TEXTS,
-        error_messages={"max_length": TOO_MANY},
         help_text=f"One text or up to {MAX_TEXTS}. Of each, the first 256 tokens count.",
     )
     encoding_format = serializers.ChoiceField(choices=["float", "base64"], default="float")

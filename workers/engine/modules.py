@@ -21,12 +21,12 @@ class Modules:
     """A `SlotModel` made of a transformers causal language model, which it takes over. dtype: to compute in."""
 
     def __init__(self, module: PreTrainedModel, dtype: torch.dtype | None = None) -> None:
+        self.dtype, self.device = dtype or module.dtype, module.device
         for parameter in module.parameters():  # not the buffers: rotary frequencies are float32
-            parameter.data = parameter.data.to(dtype or module.dtype)
+            parameter.data = parameter.data.to(self.dtype)
         module.set_attn_implementation(ATTENTION)
         config = module.config.get_text_config()
         self.vocabulary: int = config.vocab_size
-        self.dtype, self.device = dtype or module.dtype, module.device
         self.numerics = str(self.dtype).removeprefix("torch.")
         self.adapters: Adapters | None = None
         self.sites: dict[str, Site] = {}  # what adapters may change
